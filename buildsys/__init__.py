@@ -1,0 +1,3 @@
+"""make for models: a Buildfile declares behaviours, `build` makes only what is stale."""
+
+__version__ = "0.1.0"

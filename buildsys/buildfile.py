@@ -1,0 +1,331 @@
+"""Buildfile.toml -> declarations, with the line of every problem. The only reader of TOML; knows no graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli
+from pydantic import Field, ValidationError, model_validator
+
+from buildsys.errors import UsageError, nearest
+from buildsys.rules import Strict, pretrain, train
+
+Coefficient = Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class Build(Strict):
+    default: list[str] = []
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Graph(Strict):
+    nodes: str | None = None
+
+
+class Keep(Strict):
+    rows: str
+    weight: Positive = 1.0
+
+
+class Train(train.Settings):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None  # None: that of [build]
+    keep: Keep | None = None
+    save_steps: Annotated[int, Field(ge=1)] | None = None  # None: every few seconds; never part of a key
+
+
+class Verify(Strict):
+    rows: str | None = None
+    metric: Literal["preference", "loss"] | None = None
+    min_gain: Share = 0.0
+    coefficients: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.25, 0.5, 0.75, 1.0]
+    control: str | dict[str, str] | None = None
+    max_forgetting: Share | dict[str, Share] | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    threads: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _gates_have_a_control_set(self) -> Verify:
+        names = set(self.controls())
+        if isinstance(self.max_forgetting, dict):
+            unknown = sorted(set(self.max_forgetting) - names)
+            if unknown:
+                raise ValueError(f"max_forgetting names '{unknown[0]}', which is no control set")
+        elif self.max_forgetting is not None and not names:
+            raise ValueError("max_forgetting needs a 'control' set to be measured on")
+        return self
+
+    def controls(self) -> dict[str, str]:
+        """Control set -> its file."""
+        if isinstance(self.control, str):
+            return {"control": self.control}
+        return dict(self.control or {})
+
+    def gate(self, control: str) -> float | None:
+        if isinstance(self.max_forgetting, dict):
+            return self.max_forgetting.get(control)
+        return self.max_forgetting
+
+
+class Pretrain(pretrain.Settings):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    corpus: str
+    save_steps: Annotated[int, Field(ge=1)] | None = None
+
+
+class _FromSomewhere(Strict):
+    path: str | None = None
+    hub: str | None = None
+    revision: Commit | None = None
+
+    def _one_source(self, *others: str) -> None:
+        sources = ["path", "hub", *others]
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs one of {', '.join(sources)}; it has {' and '.join(given) or 'none'}")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision go together; the revision is the full commit hash")
+
+
+class Base(_FromSomewhere):
+    pretrain: Pretrain | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Base:
+        self._one_source("pretrain")
+        return self
+
+
+class Behavior(Strict):
+    node: str | None = None
+    base: str | None = None
+    examples: str
+    train: Train = Train()
+    verify: Verify = Verify()
+
+
+class Vector(_FromSomewhere):
+    node: str | None = None
+    base: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    verify: Verify | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Vector:
+        self._one_source()
+        return self
+
+
+class Merged(Strict):
+    base: str | None = None
+    method: str = "task_arithmetic"
+    vectors: Annotated[dict[str, Coefficient], Field(min_length=1)]
+    unverified: bool | list[str] = False
+    options: dict[str, Any] = {}  # every other key of the table: what the method makes of them is checked in the graph
+
+
+@dataclass(frozen=True)
+class Problem:
+    where: tuple[str, ...]  # path of keys
+    text: str
+    hint: str = ""
+
+
+@dataclass
+class Buildfile:
+    """The declarations of one file. Tables with a problem are left out, but `known` still names them."""
+
+    path: Path
+    source: str
+    build: Build = field(default_factory=Build)
+    graph: Graph = field(default_factory=Graph)
+    base: dict[str, Base] = field(default_factory=dict)
+    behavior: dict[str, Behavior] = field(default_factory=dict)
+    vector: dict[str, Vector] = field(default_factory=dict)
+    merged: dict[str, Merged] = field(default_factory=dict)
+    known: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, where: tuple[str, ...], text: str, hint: str = "") -> None:
+        self.problems.append(Problem(where, text, hint))
+
+    def check(self) -> None:
+        """Raises UsageError with every problem found so far."""
+        if not self.problems:
+            return
+        rows = [(line_of(self.source, p.where), ".".join(p.where[:2]), p.text) for p in self.problems]
+        rows.sort(key=lambda row: row[0])
+        count = f"{len(rows)} problem{'' if len(rows) == 1 else 's'}"
+        hints = list(dict.fromkeys(problem.hint for problem in self.problems if problem.hint))
+        raise UsageError(
+            f"{count} in {self.path.name}", [(f"line {line}", *row) for line, *row in rows], "; ".join(hints[:3])
+        )
+
+
+_KINDS: dict[str, type[Strict]] = {"base": Base, "behavior": Behavior, "vector": Vector, "merged": Merged}
+_TABLES = ["build", "graph", "defaults", *_KINDS]
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def read(path: Path) -> Buildfile:
+    """All declarations and all problems of a file. Raises UsageError only where it is no TOML at all."""
+    try:
+        source = path.read_bytes().decode()
+        tables = tomli.loads(source)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name} is not UTF-8", [("byte", str(error.start))]) from error
+    except tomli.TOMLDecodeError as error:
+        line = source.splitlines()[error.lineno - 1] if error.lineno <= len(source.splitlines()) else ""
+        raise UsageError(
+            f"{path.name} is not valid TOML", [(f"line {error.lineno}", line.strip(), error.msg)], "https://toml.io/en/v1.0.0"
+        ) from error
+    file = Buildfile(path, source)
+    for name in tables:
+        if name not in _TABLES:
+            _unknown(file, (name,), name, _TABLES, "table")
+    defaults = _table(file, tables, "defaults")
+    for name in defaults:
+        if name not in ("train", "verify"):
+            _unknown(file, ("defaults", name), name, ["train", "verify"], "table")
+    for name, model in (("train", Train), ("verify", Verify)):
+        if name in defaults:
+            _checked(file, ("defaults", name), model, defaults[name])
+    file.build = _checked(file, ("build",), Build, _table(file, tables, "build")) or Build()
+    file.graph = _checked(file, ("graph",), Graph, _table(file, tables, "graph")) or Graph()
+    for kind, model in _KINDS.items():
+        given = _table(file, tables, kind)
+        file.known[kind] = list(given)
+        for name, table in given.items():
+            if not _NAME.fullmatch(name):
+                file.problem((kind, name), f"name '{name}' has characters other than letters, digits, '_' and '-'")
+            elif isinstance(table, dict):
+                found = _checked(file, (kind, name), model, _with_defaults(kind, table, defaults))
+                if found is not None:
+                    getattr(file, kind)[name] = found
+            else:
+                file.problem((kind, name), f"is {_kind(table)}, expected a table")
+    return file
+
+
+def _with_defaults(kind: str, table: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The table over the file's defaults, key by key; a merge's options apart from its own keys."""
+    table = dict(table)
+    if kind == "merged":
+        own = set(Merged.model_fields) - {"options"}
+        return {k: v for k, v in table.items() if k in own} | {"options": {k: v for k, v in table.items() if k not in own}}
+    parts = ["train", "verify"] if kind == "behavior" else ["verify"] if kind == "vector" and "verify" in table else []
+    for part in parts:
+        given = table.get(part, {})
+        if isinstance(given, dict) and isinstance(defaults.get(part), dict):
+            table[part] = {**defaults[part], **given}
+    return table
+
+
+def _table(file: Buildfile, tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if isinstance(table, dict):
+        return table
+    file.problem((name,), f"is {_kind(table)}, expected a table")
+    return {}
+
+
+def _checked(file: Buildfile, where: tuple[str, ...], model: type[Strict], table: Any) -> Any:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            path = [str(part) for part in one["loc"]]
+            # a union reports each of its branches under a name of its own: keep the keys that the file has
+            keys = [part for part in path if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*", part)]
+            _explain(file, where, keys, one, model, table)
+        return None
+
+
+def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any, model: type[Strict], table: Any) -> None:
+    at, name = (*where, *keys), ".".join(keys)
+    if one["type"] == "extra_forbidden":
+        _unknown(file, at, keys[-1], _fields(model, keys[:-1]), "key", inside=".".join(keys[:-1]))
+    elif one["type"] == "missing":
+        file.problem((*where, *keys[:-1]), f"'{name}' is missing")
+    elif one["type"] == "value_error":
+        file.problem(at, str(one["ctx"]["error"]))
+    else:
+        expected = one["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        text = f"'{name}' is {_shown(one['input'])}, expected {_plain(expected)}"
+        previous = [p for p in file.problems if p.where == at]
+        if previous and " or " not in previous[0].text:  # the branches of a union, one problem
+            file.problems.remove(previous[0])
+            text = f"{previous[0].text} or {_plain(expected)}"
+        elif previous:
+            return
+        file.problem(at, text)
+
+
+def _plain(expected: str) -> str:
+    names = {"string": "text", "dictionary": "a table", "list": "a list", "boolean": "true or false", "integer": "a whole number"}
+    if "match pattern" in expected:
+        return "a full commit hash of 40 hexadecimal digits"
+    return names.get(expected, expected)
+
+
+def _fields(model: type[Strict], keys: list[str]) -> list[str]:
+    """The keys that a nested table may have."""
+    for key in keys:
+        annotation = model.model_fields[key].annotation
+        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if isinstance(a, type) and issubclass(a, Strict)]
+        if not inner:
+            return []
+        model = inner[0]
+    return [name for name in model.model_fields if not (model is Merged and name == "options")]
+
+
+def _unknown(file: Buildfile, where: tuple[str, ...], name: str, known: list[str], noun: str, inside: str = "") -> None:
+    close = nearest(name, known)
+    hint = f"the nearest {noun} to '{name}' is '{close}'" if close else f"known {noun}s are {', '.join(known)}"
+    file.problem(where, f"unknown {noun} '{name}'{f' in {inside}' if inside else ''}", hint)
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "a table", list: "a list", str: "text", bool: "true or false"}
+    return kinds.get(type(value), "a number" if isinstance(value, (int, float)) else "a date")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, (str, int, float)) else _kind(value)
+
+
+def line_of(source: str, where: tuple[str, ...]) -> int:
+    """The line on which a path of keys is set, or the nearest line above it that there is."""
+    found = 1
+    table: list[str] = []
+    best = 0
+    for number, line in enumerate(source.splitlines(), 1):
+        header = re.match(r"\s*\[\[?([^\[\]]+)\]\]?\s*(#.*)?$", line)
+        if header and "=" not in header[1]:
+            table = _dotted(header[1])
+            keys = table
+        else:
+            key = re.match(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""", line)
+            keys = [*table, *_dotted(key[1])] if key else table
+        depth = 0
+        while depth < len(keys) and depth < len(where) and keys[depth] == where[depth]:
+            depth += 1
+        if depth == len(keys) and depth < len(where):  # an inline table, perhaps over several lines
+            while depth < len(where) and re.search(rf"""["']?{re.escape(where[depth])}["']?\s*=""", line):
+                depth += 1
+        if depth > best and (keys == list(where[: len(keys)])):
+            best, found = depth, number
+    return found
+
+
+def _dotted(text: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in re.findall(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""", text)]

@@ -1,0 +1,1 @@
+"""Example rows: their shapes, their split and their digest (`rows`), and their tokens (`encode`)."""

@@ -1,0 +1,149 @@
+"""Rows -> token ids with the answer marked, through the model's own tokenizer and chat template. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from buildsys.errors import BuildError
+from buildsys.examples.rows import Row, shape
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    Tokenizer = PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that transformers' losses skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sequence whose loss is taken on the answer only.
+
+    ids     token ids, at most max_length
+    scored  same length; True where the token belongs to an answer and has one before it to be predicted from
+    cut     how many tokens were dropped at the left to fit
+    """
+
+    ids: list[int]
+    scored: list[bool]
+    cut: int
+
+
+@dataclass(frozen=True)
+class Example:
+    chosen: Answer
+    rejected: Answer | None  # of a preference row
+
+
+def load_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    Raises BuildError where the folder has none, or one that needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return tokenizer
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason)], _TOKENIZER_HINT) from error
+
+
+_TOKENIZER_HINT = "training and verification need tokenizer.json (or its kin) beside the weights; merging does not"
+
+
+def encode(tokenizer: Tokenizer, rows: Sequence[Row], max_length: int) -> list[Example]:
+    """Every row as token ids; what is too long loses its beginning, so that the answer stays."""
+    return [
+        Example(
+            answer(tokenizer, row, "chosen" if "chosen" in row else "completion", max_length),
+            answer(tokenizer, row, "rejected", max_length) if shape(row) == "preference" else None,
+        )
+        for row in rows
+    ]
+
+
+def answer(tokenizer: Tokenizer, row: Row, field: str, max_length: int) -> Answer:
+    """One sequence of a row: all of a `text`, every assistant turn of `messages`, else the answer after the prompt."""
+    kind = shape(row)
+    if kind == "text":
+        ids = _ids(tokenizer, row["text"], plain=True)
+        return _fitted(ids, [True] * len(ids), max_length)
+    if kind == "messages":
+        return _fitted(*_conversation(tokenizer, row["messages"]), max_length)
+    if isinstance(row["prompt"], str):
+        head = _ids(tokenizer, row["prompt"], plain=True) if row["prompt"] else []
+        ids = _ids(tokenizer, row["prompt"] + row[field], plain=True)
+    else:
+        head = _ids(tokenizer, render(tokenizer, row["prompt"], generate=True), plain=False)
+        ids = _ids(tokenizer, render(tokenizer, [*row["prompt"], *row[field]]), plain=False)
+    start = _common_prefix(head, ids)
+    return _fitted(ids, [position >= start for position in range(len(ids))], max_length)
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, generate: bool = False) -> str:
+    """The conversation as text, by the model's own chat template."""
+    if not tokenizer.chat_template:
+        raise BuildError(
+            "the base has no chat template, but its rows are messages",
+            hint="use rows of plain prompt and answer, or put a chat_template.jinja beside the base",
+        )
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+
+
+def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
+    ids = _ids(tokenizer, render(tokenizer, messages), plain=False)
+    scored = [False] * len(ids)
+    for position, turn in enumerate(messages):
+        if turn["role"] == "assistant":
+            before = _ids(tokenizer, render(tokenizer, messages[:position], generate=True), plain=False)
+            until = _ids(tokenizer, render(tokenizer, messages[: position + 1]), plain=False)
+            for token in range(_common_prefix(before, ids), _common_prefix(until, ids)):
+                scored[token] = True
+    return ids, scored
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, plain: bool) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    return ids
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    length = min(len(left), len(right))
+    while length and left[:length] != right[:length]:
+        length -= 1
+    return length
+
+
+def _fitted(ids: list[int], scored: list[bool], max_length: int) -> Answer:
+    cut = max(0, len(ids) - max_length)
+    ids, scored = ids[cut:], scored[cut:]
+    return Answer(ids, [mark and position > 0 for position, mark in enumerate(scored)], cut)
+
+
+def batch(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
+    """Right-padded (rows, longest) tensors: input_ids, attention_mask, labels (IGNORED outside answers)."""
+    import torch
+
+    width = max(len(answer.ids) for answer in answers)
+    ids = torch.zeros(len(answers), width, dtype=torch.long)
+    mask = torch.zeros(len(answers), width, dtype=torch.long)
+    labels = torch.full((len(answers), width), IGNORED, dtype=torch.long)
+    for row, one in enumerate(answers):
+        given = torch.tensor(one.ids)
+        ids[row, : len(one.ids)] = given
+        mask[row, : len(one.ids)] = 1
+        labels[row, : len(one.ids)] = given.where(torch.tensor(one.scored), torch.tensor(IGNORED))
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def cut_facts(examples: Sequence[Example], max_length: int) -> dict[str, Any]:
+    """How many rows were longer than the context and what was done with them; empty where none was."""
+    cut = [example for example in examples if example.chosen.cut or (example.rejected and example.rejected.cut)]
+    if not cut:
+        return {}
+    return {"rows_cut": len(cut), "rows": len(examples), "max_length": max_length, "kept": "the end, where the answer is"}

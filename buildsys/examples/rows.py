@@ -1,0 +1,124 @@
+"""JSON Lines -> checked example rows, their digest and their split by hash. Knows no tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from buildsys.action import Digest, canonical_bytes, digest_of
+from buildsys.errors import UsageError
+
+Row = dict[str, Any]
+Part = Literal["all", "train", "held-out"]
+
+HELD_OUT_SHARE = 5  # one row in five is kept for verification where a behaviour names no rows for it
+
+SHAPES = {
+    ("text",): "text",
+    ("messages",): "messages",
+    ("prompt", "completion"): "completion",
+    ("prompt", "chosen", "rejected"): "preference",
+}
+_FIELDS = {field for shape in SHAPES for field in shape}
+_EXPECTED = "text · messages · prompt + completion · prompt + chosen + rejected"
+
+
+def parse(data: bytes, path: str) -> list[Row]:
+    """The rows of a JSON Lines file, reduced to the fields that mean something; other columns are left out.
+
+    Raises UsageError with every bad line of the file (at most ten are shown).
+    """
+    rows, problems = [], []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            given = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            problems.append((f"line {number}", f"is not JSON: {error}"))
+            continue
+        wrong = _problem(given)
+        if wrong:
+            problems.append((f"line {number}", wrong))
+        else:
+            rows.append({field: given[field] for field in given if field in _FIELDS})
+    if problems:
+        more = [("", f"… and {len(problems) - 10} more")] if len(problems) > 10 else []
+        raise UsageError(
+            f"{_counted(len(problems), 'bad row')} in {path}", problems[:10] + more, f"a row has the fields {_EXPECTED}"
+        )
+    if not rows:
+        raise UsageError(f"no rows in {path}", hint=f"one JSON object a line, with the fields {_EXPECTED}")
+    kinds = sorted({shape(row) for row in rows})
+    if len(kinds) > 1:
+        raise UsageError(f"rows of {len(kinds)} shapes in {path}: {', '.join(kinds)}", hint="give each shape a file of its own")
+    return rows
+
+
+def shape(row: Row) -> str:
+    """`text`, `messages`, `completion` or `preference`."""
+    return SHAPES[tuple(field for field in ("text", "messages", "prompt", "completion", "chosen", "rejected") if field in row)]
+
+
+def digest(rows: Sequence[Row]) -> Digest:
+    """The digest of the parsed rows in their order: reformatting the file changes nothing."""
+    return digest_of(serialised(rows))
+
+
+def serialised(rows: Sequence[Row]) -> bytes:
+    """The rows as canonical JSON Lines, the bytes that `digest` hashes and a rule reads."""
+    return b"".join(canonical_bytes(row) + b"\n" for row in rows)
+
+
+def part(rows: Sequence[Row], which: Part) -> list[Row]:
+    """All rows, those to train on, or the fixed share that is held out: chosen by the hash of each row alone."""
+    if which == "all":
+        return list(rows)
+    return [row for row in rows if (bucket(row) % HELD_OUT_SHARE == 0) == (which == "held-out")]
+
+
+def bucket(row: Row) -> int:
+    """A fixed number of the row, spread evenly: what splits are made by."""
+    return int(digest_of(canonical_bytes(row))[:12], 16)
+
+
+def _problem(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return f"is {_json_kind(row)}, not an object"
+    fields = tuple(field for field in ("text", "messages", "prompt", "completion", "chosen", "rejected") if field in row)
+    if fields not in SHAPES:
+        return f"has the fields {', '.join(map(str, row)) or 'none'}"
+    for field in fields:
+        value = row[field]
+        if isinstance(value, str) and field != "messages":
+            continue
+        if field == "text" or not _is_messages(value):
+            return f"field '{field}' is {_json_kind(value)}, expected {'text' if field == 'text' else 'text or messages'}"
+    if fields[0] == "messages":
+        return None if any(turn["role"] == "assistant" for turn in row["messages"]) else "no message has the role 'assistant'"
+    if len({isinstance(row[field], str) for field in fields}) > 1:
+        return f"{' and '.join(fields)} must be all text or all messages"
+    answers = [row[field] for field in fields[1:]]
+    if any(isinstance(answer, list) and [turn["role"] for turn in answer] != ["assistant"] for answer in answers):
+        return "an answer is one message with the role 'assistant'"
+    if any(not answer for answer in answers) or (fields == ("text",) and not row["text"]):
+        return "is empty"
+    if len(answers) == 2 and answers[0] == answers[1]:
+        return "chosen and rejected are the same"
+    return None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in value
+    )
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

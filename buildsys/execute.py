@@ -1,0 +1,288 @@
+"""The stale part of a plan, through doit: it owns order, readiness, parallelism and the spread of failure; the store decides.
+
+doit asks for a task's status only after everything it needs has finished, so a status from the digests of real outputs is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from doit.action import BaseAction
+from doit.control import TaskControl
+from doit.dependency import Dependency, DependencyStatus
+from doit.exceptions import TaskFailed
+from doit.runner import MThreadRunner
+from doit.task import Task
+
+from buildsys import rules
+from buildsys.action import Digest
+from buildsys.errors import BuildError, Interrupted, aligned, os_failure
+from buildsys.graph import Step, Target
+from buildsys.perform import Performer
+from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
+from buildsys.store import generations
+from buildsys.store.cache import Cache
+from buildsys.store.observe import Observer
+from buildsys.store.records import Artifact
+from buildsys.workers import Workers
+
+
+class Watcher(Protocol):
+    """Who is told what happens, from several threads."""
+
+    def started(self, step: Step) -> None: ...
+    def progress(self, step: Step, text: str, share: float | None) -> None: ...
+    def ended(self, step: Step, seconds: float) -> None: ...
+    def failed(self, step: Step, error: BuildError) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one target."""
+
+    state: Literal["built", "fresh", "failed", "skipped"]
+    key: str | None = None
+    digest: Digest | None = None
+    seconds: float = 0.0
+    why: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    error: BuildError | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    targets: dict[str, Result]
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if any(result.state in ("failed", "skipped") for result in self.targets.values()) else 0
+
+    def count(self, state: str) -> int:
+        return sum(result.state == state for result in self.targets.values())
+
+
+def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, jobs: int, keep_going: bool) -> Outcome:
+    """Make what the plan found stale, and put every finished target where people use it. Raises Interrupted on Ctrl-C."""
+    run = _Run(plan, cache, observer, watcher, jobs)
+    try:
+        return run.all(keep_going)
+    except KeyboardInterrupt as error:
+        hint = "what was finished is kept; a training goes on from its last checkpoint"
+        raise Interrupted("interrupted", hint=hint) from error
+    finally:
+        run.workers.close()
+
+
+class _Run:
+    """The changing state of one build: artifacts as they come, and what happened to each step."""
+
+    def __init__(self, plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, jobs: int) -> None:
+        self.plan, self.cache, self.observer, self.watcher = plan, cache, observer, watcher
+        self.jobs = jobs
+        self.resolved: dict[str, Resolved] = {name: one.resolved for name, one in plan.steps.items() if one.resolved}
+        self.artifacts: dict[str, Artifact] = {
+            name: one.artifact for name, one in plan.steps.items() if one.artifact and one.state in ("fresh", "absent")
+        }
+        self.errors: dict[str, BuildError] = {}
+        self.seconds: dict[str, float] = {}
+        self.done: set[str] = set()
+        self.history = generations.latest(cache.folder)
+        self.workers = Workers(jobs, rules.preload([plan.graph.steps[name].rule for name in plan.run]))
+        self.performer = Performer(plan.graph, cache, self.workers, self.artifacts)
+
+    def all(self, keep_going: bool) -> Outcome:
+        for name in self.plan.selected:
+            if self.plan.targets[name].output and self.plan.graph.targets[name].step not in self.plan.run:
+                self._publish(self.plan.graph.targets[name])
+        if self.plan.run:
+            inside = set(self.plan.run)
+            tasks = [
+                Task(name, [_Make(self, name)], task_dep=[need for need in self.plan.graph.steps[name].needs() if need in inside])
+                for name in self.plan.run
+            ]
+            control = TaskControl(tasks)
+            control.process(None)
+            runner = MThreadRunner(_Store(self), _Quiet(), continue_=keep_going, num_process=self.jobs)
+            runner.run_all(control.task_dispatcher())
+        return Outcome({name: self._result(target) for name, target in self._targets().items()})
+
+    # asked by doit
+
+    def up_to_date(self, name: str) -> bool:
+        """True where the step's artifact is there already, given what its inputs came out as."""
+        step = self.plan.graph.steps[name]
+        resolved = resolve(step, self.artifacts, self.observer)
+        self.resolved[name] = resolved
+        if name in self.plan.forced:
+            return False
+        artifact, _ = self.cache.usable(resolved.key, Observer(None))
+        if artifact is None or failed_verdict(step, artifact):
+            return False
+        self.artifacts[name] = artifact
+        self._finished(step)
+        return True
+
+    def make(self, name: str) -> BuildError | None:
+        """Make one step in this thread; what went wrong, or None."""
+        step = self.plan.graph.steps[name]
+        started = time.monotonic()
+        self.watcher.started(step)
+        try:
+            artifact, made = self.performer.perform(
+                step,
+                self.resolved[name],
+                lambda text, share: self.watcher.progress(step, text, share),
+                lambda: self.watcher.progress(step, "waiting for another build that makes it", None),
+                forced=name in self.plan.forced,
+            )
+            if failed_verdict(step, artifact):
+                raise verdict_error(step.target, artifact)
+            self.artifacts[name] = artifact
+            if made:
+                self.seconds[name] = time.monotonic() - started
+            self._finished(step)
+        except BuildError as error:
+            self.errors[name] = error
+            self.watcher.failed(step, error)
+            return error
+        self.watcher.ended(step, time.monotonic() - started)
+        return None
+
+    # after a step
+
+    def _finished(self, step: Step) -> None:
+        self.done.add(step.name)
+        target = self.plan.graph.targets[step.target]
+        if step.name == target.step:
+            self._publish(target)
+
+    def _publish(self, target: Target) -> None:
+        """Show a finished target in cache/out, and add it to the history if it came out new."""
+        try:
+            with self.cache.lock(f"out-{target.name}"):
+                expected = content(self.plan.graph, target, self.artifacts, self.resolved)
+                if self.cache.outputs.difference(target.name, expected, Observer(None)):
+                    self.cache.outputs.publish(target.name, expected)
+            keys = {step: self.resolved[step].key for step in target.steps}
+            last = self.history.get(target.name)
+            if last is None or last.keys != keys:
+                labels = {step: self.resolved[step].labels for step in target.steps}
+                generations.append(self.cache.folder, target.name, self.artifacts[target.step].digest, keys, labels)
+        except OSError as error:
+            raise os_failure(error, f"cache/out/{target.name} could not be written") from error
+
+    def _targets(self) -> dict[str, Target]:
+        return {name: self.plan.graph.targets[name] for name in self.plan.targets}
+
+    def _result(self, target: Target) -> Result:
+        planned = self.plan.targets[target.name]
+        resolved, artifact = self.resolved.get(target.step), self.artifacts.get(target.step)
+        failed = [step for step in target.steps if step in self.errors]
+        if failed:
+            step = failed[0]
+            log = self.cache.log(self.resolved[step].key)
+            shown = str(log) if log.exists() else None
+            return Result("failed", self.resolved[step].key, error=self.errors[step], log=shown, why=planned.reasons)
+        unfinished = [step for step in target.steps if step in self.plan.run and step not in self.done]
+        if unfinished:
+            return Result("skipped", why=planned.reasons)
+        seconds = sum(self.seconds.get(step, 0.0) for step in target.steps)
+        built = any(step in self.seconds for step in target.steps)
+        facts = artifact.facts if artifact else {}
+        return Result(
+            "built" if built else "fresh",
+            resolved.key if resolved else None,
+            artifact.digest if artifact else None,
+            round(seconds, 3),
+            planned.reasons if built else (),
+            facts,
+        )
+
+
+def verdict_error(target: str, artifact: Artifact) -> BuildError:
+    """A verification that did not pass, with every coefficient that was tried."""
+    verdict = artifact.values["verdict.json"]
+    metric, controls = verdict["metric"], list(verdict["table"][0]["forgetting"])
+    head = ("coefficient", metric, "gain", *(f"{name} loss" for name in controls), "")
+    rows = [head]
+    for row in verdict["table"]:
+        chosen = "chosen" if row["coefficient"] == verdict["coefficient"] else ""
+        note = chosen if row["within_gates"] else "forgets too much"
+        rises = [f"{row['forgetting'][name]:+.1%}" for name in controls]
+        rows.append((f"{row['coefficient']:g}", f"{row[metric]:.3f}", f"{row['gain_judging']:+.3f}", *rises, note))
+    if "gain" in verdict:
+        found = f"{verdict['gain']:+.3f} [{verdict['gain_low']:+.3f}, {verdict['gain_high']:+.3f}]"
+        rows += [("judged", found + f" on {verdict['n']} rows", "", *[""] * len(controls))]
+    widths = aligned([tuple(row) for row in rows], indent="")
+    return BuildError(f"{target} is not verified: {verdict['reason']}", [(line,) for line in widths], _VERDICT_HINT)
+
+
+_VERDICT_HINT = "train it longer or otherwise, or change the gates in its verify table: they are judged again without a new evaluation"
+
+
+class _Make(BaseAction):  # type: ignore[misc]  # doit has no types
+    """A doit action: PythonAction would swap sys.stdout under our threads."""
+
+    def __init__(self, run: _Run, name: str) -> None:
+        self._run, self._name = run, name
+        self.task = None
+        self.out = self.err = ""
+        self.result: Any = None
+        self.values: dict[str, Any] = {}
+
+    def execute(self, out: Any = None, err: Any = None) -> TaskFailed | None:
+        try:
+            error = self._run.make(self._name)
+        except Exception as unexpected:  # of ours: it fails this target, and is shown
+            error = self._run.errors[self._name] = BuildError(
+                "an internal error", [(type(unexpected).__name__, str(unexpected))], "run again with --debug for the traceback"
+            )
+            error.__cause__ = unexpected
+            self._run.watcher.failed(self._run.plan.graph.steps[self._name], error)
+        return TaskFailed(str(error), report=False) if error else None
+
+
+class _Store(Dependency):  # type: ignore[misc]
+    """doit's record of what is up to date, kept by our store: its own is written at exit, and a killed run would forget."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def get_status(self, task: Task, tasks_dict: Any, get_log: bool = False) -> DependencyStatus:
+        status = DependencyStatus(get_log)
+        try:
+            status.status = "up-to-date" if self._run.up_to_date(task.name) else "run"
+        except Exception as error:  # raised here it would end the whole run
+            failure = error if isinstance(error, BuildError) else BuildError("an internal error", [(type(error).__name__, str(error))])
+            self._run.errors[task.name] = failure
+            self._run.watcher.failed(self._run.plan.graph.steps[task.name], failure)
+            status.status, status.error_reason = "error", str(failure)
+        return status
+
+    def save_success(self, task: Task, result_hash: Any = None) -> None:
+        pass  # the record was written by commit
+
+    def get_values(self, task_name: str) -> dict[str, Any]:
+        return {}
+
+    def status_is_ignore(self, task: Task) -> bool:
+        return False
+
+    def remove_success(self, task: Task) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Quiet:
+    """doit's reporter: what people see comes from the watcher."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "initialize" or name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *given: None

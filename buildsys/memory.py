@@ -1,0 +1,58 @@
+"""memory/*.md -> the nodes of the memory graph: the specification. Its prose is for people and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildsys.errors import UsageError
+from buildsys.store.observe import Observer
+
+
+@dataclass(frozen=True)
+class Node:
+    id: str
+    path: Path
+    links: tuple[str, ...]
+    aspects: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """What a behaviour may name: the node, or one of its aspects as `id#aspect`."""
+        return [self.id, *(f"{self.id}#{aspect}" for aspect in self.aspects)]
+
+
+def read(root: Path, pattern: str | None, observer: Observer) -> dict[str, Node]:
+    """Every node by its id. Raises UsageError for front matter that does not parse, and for an id that stands twice."""
+    nodes: dict[str, Node] = {}
+    for path in observer.glob(root, pattern) if pattern else []:
+        found = json.loads(observer.derived(path, "front matter", lambda place: json.dumps(_front_matter(Path(place)))))
+        node = Node(found["id"], path, tuple(found["links"]), tuple(found["aspects"]))
+        if node.id in nodes:
+            raise UsageError(f"node '{node.id}' stands in two files", [("first", str(nodes[node.id].path)), ("second", str(path))])
+        nodes[node.id] = node
+    return nodes
+
+
+def _front_matter(path: Path) -> dict[str, Any]:
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    opening, _, rest = text.partition("---\n")
+    head, closed, _ = rest.partition("\n---")
+    if opening.strip() or not closed:
+        raise UsageError(f"{path} has no front matter", hint="begin the file with '---', 'id: …', '---'")
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 2}" if mark else "front matter"
+        raise UsageError(f"{path} has front matter that is no YAML", [(place, getattr(error, "problem", None) or str(error))]) from error
+    if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+        raise UsageError(f"{path} has no id in its front matter", hint="begin the file with '---', 'id: …', '---'")
+    for name in ("links", "aspects"):
+        value = found.setdefault(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise UsageError(f"{path}: '{name}' is no list of names", hint=f"{name}: [first, second]")
+    return {name: found[name] for name in ("id", "links", "aspects")}

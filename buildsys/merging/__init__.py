@@ -1,0 +1,1 @@
+"""Merging: the methods (`methods`), their options (`options`), and the pass over a model's tensors (`stream`)."""

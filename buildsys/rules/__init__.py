@@ -1,0 +1,73 @@
+"""One file a rule. A rule makes one kind of artifact and knows neither targets, nor the store, nor doit.
+
+A rule's module has
+    VERSION   raised by hand when the same action would give other bytes
+    ROLES     input role -> what it is
+    PRELOAD   modules that its workers import before they take work
+    FLUSH     True where losing the artifact costs training: it is on the disk before it is recorded
+    Params    pydantic model of its parameters; all of them enter the key
+    run(inputs, params, out, progress) -> facts
+and may have
+    VALUES    files of its artifact (JSON) that a plan reads
+    REFERS    role of a folder whose files the artifact names instead of copying them
+    CARRIES   roles whose inputs are handed on beside the artifact's own files
+    SORTED    (role, parameter): a list role without an order, and the list parameter that goes with it
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+class Strict(BaseModel):
+    """A table whose keys and types are all checked."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a rule reads: for each role a path, or a list of them, and its digest as the key has it."""
+
+    paths: Mapping[str, Any]
+    digests: Mapping[str, Any]
+
+    def __getitem__(self, role: str) -> Any:
+        return self.paths[role]
+
+    def __contains__(self, role: str) -> bool:
+        return role in self.paths
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running rule tells, and the folder it may keep checkpoints in: a killed run finds them again."""
+
+    folder: Path
+    report: Callable[[str, float | None], None]  # (what is going on, share done or None)
+    settings: Mapping[str, Any]  # what steers a run without deciding its result
+
+    def __call__(self, text: str, share: float | None = None) -> None:
+        self.report(text, share)
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> ModuleType:
+    """The rule's module; a dotted name is one that a test brings."""
+    return importlib.import_module(name if "." in name else f"{__name__}.{name}")
+
+
+def preload(names_of_rules: Sequence[str]) -> tuple[str, ...]:
+    """The modules that all these rules have in common, in the first one's order."""
+    wanted = [tuple(get(name).PRELOAD) for name in dict.fromkeys(names_of_rules)]
+    return tuple(module for module in wanted[0] if all(module in other for other in wanted)) if wanted else ()

@@ -1,0 +1,32 @@
+"""A model that exists already: a folder, named and checked but not copied, or a pinned revision from the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from buildsys.rules import Inputs, Progress, Strict
+
+VERSION = 1
+ROLES = {"folder": "a Hugging Face folder of the user's"}
+PRELOAD = ("numpy",)
+FLUSH = False
+REFERS = "folder"
+
+
+class Params(Strict):
+    hub: str | None = None
+    revision: str | None = None
+
+
+def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
+    from buildsys.tensors import checkpoints
+
+    if params.hub is not None and params.revision is not None:
+        progress(f"fetching {params.hub}")
+        folder = checkpoints.from_hub(params.hub, params.revision)
+        facts = checkpoints.checked(folder)
+        checkpoints.copy(folder, out)
+        return facts
+    progress("checking")
+    return checkpoints.checked(inputs["folder"])

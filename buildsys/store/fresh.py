@@ -1,0 +1,101 @@
+"""The shortcut for nothing to do: replays with `stat` every observation that the last full plan made.
+
+A plan is a function of what it observed, and it observes only through `store.observe`: equal observations, equal answer.
+Owns that record. Imported first by every `build`, so it loads nothing that a bare interpreter has not loaded already.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from _blake2 import blake2b  # what hashlib gives, without loading OpenSSL for it
+
+_HEAD = "buildsys-fresh-1"
+_PACK = struct.Struct("<qqqqqQ").pack
+COMMANDS = frozenset(("status", "why", "list", "show", "sample"))
+
+
+def signature(path: str) -> bytes:
+    """What `stat` says of a path, links followed: equal signatures, same bytes. b"" where nothing is there."""
+    try:
+        s = os.stat(path)
+    except OSError:
+        return b""
+    return _PACK(s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev & 0xFFFFFFFFFFFFFFFF)
+
+
+def answer(arguments: list[str], folder: str) -> str | None:
+    """What the full plan would say, if nothing that it looked at has changed; None where only it can tell."""
+    targets = []
+    given = iter(arguments)
+    for argument in given:
+        if argument == "-C":
+            folder = os.path.join(folder, next(given, ""))
+        elif argument.startswith("-") or argument in COMMANDS:
+            return None
+        else:
+            targets.append(argument)
+    root = project_root(folder)
+    if root is None:
+        return None
+    try:
+        with open(record_path(os.path.join(root, "cache"), targets), encoding="utf-8") as file:
+            head, digest, message, *paths = file.read().split("\n")
+    except (OSError, ValueError):
+        return None
+    if head != _HEAD:
+        return None
+    before = os.getcwd()
+    os.chdir(root)  # relative paths are shorter walks for the kernel
+    try:
+        return message if _digest(paths) == digest else None
+    finally:
+        os.chdir(before)
+
+
+def remember(cache: str, targets: list[str], message: str, observed: dict[str, bytes]) -> None:
+    """Record that the plan for these targets found nothing to do, having observed just this."""
+    root = os.path.dirname(cache) + os.sep
+    paths = [path.removeprefix(root) for path in observed]
+    if any("\n" in path for path in paths):
+        return
+    digest = _hashed(observed.values())
+    place = record_path(cache, targets)
+    part = f"{place}.{os.getpid()}"
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with open(part, "w", encoding="utf-8") as file:
+        file.write("\n".join([_HEAD, digest, message, *paths]))
+    os.replace(part, place)
+
+
+def forget(cache: str, targets: list[str]) -> None:
+    """Drop the record: something is to be done."""
+    try:
+        os.unlink(record_path(cache, targets))
+    except OSError:
+        pass  # there is none, or the cache cannot be written: it will not match anyway
+
+
+def record_path(cache: str, targets: list[str]) -> str:
+    name = blake2b("\0".join([sys.version, *targets]).encode(), digest_size=16).hexdigest()
+    return os.path.join(cache, "fresh", name)
+
+
+def project_root(folder: str) -> str | None:
+    """The nearest folder at or above this one that holds a Buildfile.toml."""
+    folder = os.path.abspath(folder)
+    while not os.path.isfile(os.path.join(folder, "Buildfile.toml")):
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return None
+        folder = parent
+    return folder
+
+
+def _digest(paths: list[str]) -> str:
+    return _hashed(map(signature, paths))
+
+
+def _hashed(signatures: object) -> str:
+    return blake2b(b"/".join(signatures), digest_size=32).hexdigest()  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""Task vectors, τ = W_tuned − W_base: saved, read (stored or by reference), added to a model in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from buildsys.errors import BuildError
+from buildsys.tensors.checkpoints import DTYPES, Checkpoint, Entry, Writer, mismatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TORCH = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+SPELLED = {dtype: name for name, dtype in TORCH.items()}
+
+
+def read(entry: Entry) -> torch.Tensor:
+    """One tensor, mapped from its file and never written to."""
+    if not entry.count:
+        return torch.empty(entry.shape, dtype=TORCH[entry.dtype])
+    storage = torch.UntypedStorage.from_file(str(entry.file), False, entry.file.stat().st_size)
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+    part = whole[entry.start : entry.stop]
+    if part.data_ptr() % TORCH[entry.dtype].itemsize:  # other writers do not align
+        part = part.clone()
+    return part.view(TORCH[entry.dtype]).reshape(entry.shape)
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    """The tensor's bytes, little-endian, without a copy where it is contiguous already."""
+    return memoryview(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+
+
+def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of every parameter, each of a tied group once."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], dtype: str, file: Path) -> float:
+    """Write τ of every tensor that moved, and return its norm. A tensor that is not in the file has τ = 0.
+
+    Raises BuildError where a weight is not finite, or nothing moved at all.
+    """
+    moved: dict[str, torch.Tensor] = {}
+    squares = 0.0
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise BuildError(f"tensor '{name}' is not finite after training", hint="lower learning_rate")
+        tau = (parameter.detach().float() - before[name].float()).to(getattr(torch, dtype)).cpu()
+        if tau.any():
+            moved[name] = tau
+            squares += float(tau.double().square().sum())
+    if not moved:
+        raise BuildError("training changed no weight", hint="raise learning_rate, or train_embeddings = true")
+    writer = Writer(file, {name: (SPELLED[tau.dtype], tuple(tau.shape)) for name, tau in moved.items()}, {})
+    for name in sorted(moved):
+        writer.write(name, raw(moved[name]))
+    writer.close()
+    return float(squares**0.5)
+
+
+class Vector:
+    """The tensors of a vector: stored in one file, or the difference of two model folders. Names that it lacks are 0."""
+
+    def __init__(self, folder: Path) -> None:
+        self._base: Checkpoint | None = None
+        record = folder / "vector.json"
+        if record.exists():
+            self._dtype = getattr(torch, json.loads(record.read_text())["dtype"])
+            self._base, self._tensors = Checkpoint(folder / "base"), Checkpoint(folder / "model")
+        else:
+            self._tensors = Checkpoint(folder / "vector.safetensors")
+        self.entries = {n: e for n, e in self._tensors.entries.items() if e.dtype in DTYPES}
+
+    def get(self, name: str) -> torch.Tensor | None:
+        """τ of one tensor in float32, or None where it is 0 throughout."""
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        if self._base is None:
+            return read(entry).float()
+        base = read(self._base.entries[name])
+        return (read(entry).float() - base.float()).to(self._dtype).float()
+
+    def fits(self, base: Mapping[str, Entry], label: str) -> None:
+        """Raises BuildError for the first tensor that the base lacks or has in another shape."""
+        for name, entry in self.entries.items():
+            other = base.get(name)
+            if other is None or other.shape != entry.shape:
+                raise mismatch(name, other, entry, "base", label)
+
+
+@contextmanager
+def applied(model: PreTrainedModel, vector: Vector) -> Iterator[Callable[[float], None]]:
+    """A function that sets the model to base + α·τ, in place; the base's weights are back when the block ends."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    lacking = [name for name in vector.entries if name not in parameters]
+    if lacking:
+        raise mismatch(lacking[0], None, vector.entries[lacking[0]], "base", "vector")
+    found = {name: (parameters[name], vector.get(name)) for name in vector.entries}
+    moving = {name: (p, p.detach().clone(), tau) for name, (p, tau) in found.items() if tau is not None and tau.any()}
+
+    def apply(coefficient: float) -> None:
+        with torch.no_grad():
+            for parameter, base, tau in moving.values():
+                parameter.copy_(base if not coefficient else added(base, tau, coefficient))
+
+    try:
+        yield apply
+    finally:
+        apply(0.0)
+
+
+def added(base: torch.Tensor, tau: torch.Tensor, coefficient: float) -> torch.Tensor:
+    """base + α·τ in float32 or better, rounded once to the base's dtype."""
+    wide = torch.promote_types(base.dtype, torch.float32)
+    return base.to(wide).add(tau.to(base.device, wide), alpha=coefficient).to(base.dtype)

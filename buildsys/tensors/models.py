@@ -1,0 +1,47 @@
+"""A causal language model in memory, from a folder: loaded without code of its own, frozen, asked for its context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from buildsys.errors import BuildError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model, in its own dtype unless told, on the accelerator if there is one. Every weight must come from the folder."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BuildError("the base cannot be loaded", [("folder", str(folder)), ("reason", reason)]) from error
+    absent = sorted(set(loading["missing_keys"]) - set(model.all_tied_weights_keys))
+    if absent:
+        raise BuildError(f"tensor '{absent[0]}' is missing from the base", [("missing", str(len(absent)))])
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
+
+
+def context(model: PreTrainedModel, at_most: int) -> int:
+    """How many tokens one row may have."""
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or at_most
+    return int(min(own, at_most))
+
+
+def freeze(model: PreTrainedModel, *, embeddings: bool) -> None:
+    """With `embeddings`, input embeddings and head stay as they are: a behaviour is in the layers between."""
+    still = [model.get_input_embeddings(), model.get_output_embeddings()] if embeddings else []
+    for module in still:
+        if module is not None:
+            module.requires_grad_(False)
+

@@ -1,0 +1,1 @@
+"""Training: the optimisers (`apollo`, `optimizers`), what is optimised (`objectives`), the corpus, and the run (`fit`)."""

@@ -1,0 +1,207 @@
+"""Where an action runs: processes that start warm, take one action at a time, and never outlive the build. Knows no store."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from buildsys import rules
+from buildsys.errors import BuildError, os_failure
+
+Report = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One action as a worker sees it: paths and parameters, no target and no key."""
+
+    rule: str
+    parameters: Mapping[str, Any]
+    paths: Mapping[str, Any]
+    digests: Mapping[str, Any]
+    out: Path
+    folder: Path
+    settings: Mapping[str, Any]
+    log: Path
+
+
+class WorkerDied(BuildError):
+    """The process ended without a word: killed, or out of memory."""
+
+
+@dataclass
+class _Slot:
+    """One worker process, replaced when it dies."""
+
+    executor: ProcessPoolExecutor
+    messages: Connection
+    preload: tuple[str, ...]
+    pid: int | None = None
+
+
+@dataclass
+class Workers:
+    """At most `jobs` workers. `common` is loaded once, in the fork server that all of them are forked from."""
+
+    jobs: int
+    common: tuple[str, ...]
+    _idle: list[_Slot] = field(default_factory=list)
+    _all: list[_Slot] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(self.common))
+
+    def run(self, request: Request, report: Report) -> dict[str, Any]:
+        """Run one action and return its facts. Raises its BuildError, or WorkerDied."""
+        slot = self._taken(tuple(rules.get(request.rule).PRELOAD))
+        try:
+            future = slot.executor.submit(_perform, request)
+            while not future.done():
+                with contextlib.suppress(EOFError, OSError):
+                    if slot.messages.poll(0.2):
+                        self._heard(slot, slot.messages.recv(), report)
+            facts: dict[str, Any] = future.result()
+        except BrokenProcessPool as error:
+            self._drop(slot)
+            pid = f"process {slot.pid}" if slot.pid else "before it could begin"
+            raise WorkerDied("its worker died", [("worker", pid)], "killed, or out of memory; the build goes on without it") from error
+        except BaseException:
+            self._back(slot)
+            raise
+        self._back(slot)
+        return facts
+
+    def close(self) -> None:
+        """End every worker now, whatever it does."""
+        with self._lock:
+            slots, self._all, self._idle = self._all, [], []
+        for slot in slots:
+            if slot.pid is None:
+                with contextlib.suppress(EOFError, OSError):
+                    while slot.pid is None and slot.messages.poll(0):
+                        self._heard(slot, slot.messages.recv(), lambda text, share: None)
+            if slot.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(slot.pid, signal.SIGKILL)
+            slot.executor.shutdown(wait=False, cancel_futures=True)
+
+    def _heard(self, slot: _Slot, message: tuple[str, Any, Any], report: Report) -> None:
+        kind, first, second = message
+        if kind == "pid":
+            slot.pid = first
+        elif kind == "progress":
+            report(first, second)
+
+    def _taken(self, preload: tuple[str, ...]) -> _Slot:
+        with self._lock:
+            fitting = [slot for slot in self._idle if set(preload) <= set(slot.preload)]
+            if fitting:
+                self._idle.remove(fitting[0])
+                return fitting[0]
+            if len(self._all) >= self.jobs and self._idle:  # loaded for something else: make room
+                other = self._idle.pop(0)
+                self._all.remove(other)
+                other.executor.shutdown(wait=False)
+            slot = self._started(preload)
+            self._all.append(slot)
+            return slot
+
+    def _started(self, preload: tuple[str, ...]) -> _Slot:
+        messages, words = self._context.Pipe(duplex=False)
+        executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(words, preload))
+        return _Slot(executor, messages, preload)
+
+    def _back(self, slot: _Slot) -> None:
+        with self._lock:
+            if slot in self._all:
+                self._idle.append(slot)
+
+    def _drop(self, slot: _Slot) -> None:
+        with self._lock:
+            if slot in self._all:
+                self._all.remove(slot)
+        slot.executor.shutdown(wait=False)
+
+
+_words: Connection | None = None  # of this worker process, to its build
+
+
+def _begin(words: Connection, preload: tuple[str, ...]) -> None:
+    """In a new worker: a process group of its own, no Ctrl-C, an end when the build ends, and its libraries."""
+    global _words
+    _words = words
+    with contextlib.suppress(OSError):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    words.send(("pid", os.getpid(), None))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for module in preload:
+        importlib.import_module(module)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _perform(request: Request) -> dict[str, Any]:
+    rule = rules.get(request.rule)
+    words = _words
+    assert words is not None
+    progress = rules.Progress(request.folder, lambda text, share: words.send(("progress", text, share)), request.settings)
+    with _logged(request.log):
+        try:
+            params = rule.Params(**request.parameters)
+            facts: dict[str, Any] = rule.run(rules.Inputs(request.paths, request.digests), params, request.out, progress)
+            return facts
+        except BuildError as error:
+            print(error, file=sys.stderr)
+            raise
+        except OSError as error:
+            traceback.print_exc()
+            raise os_failure(error, "its rule could not go on") from error
+        except MemoryError as error:
+            traceback.print_exc()
+            raise BuildError("there is not enough memory", hint="use a smaller batch, or fewer jobs with -j") from error
+        except Exception as error:
+            traceback.print_exc()
+            reason = str(error).strip().splitlines()
+            raise BuildError("its rule stopped with an unexpected error", [(type(error).__name__, reason[0] if reason else "")]) from None
+
+
+@contextlib.contextmanager
+def _logged(log: Path) -> Iterator[None]:
+    """Everything that the action prints, from C as well, goes into its log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, kept in enumerate(saved, 1):
+            os.dup2(kept, target)
+            os.close(kept)
