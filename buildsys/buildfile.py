@@ -164,9 +164,7 @@ class Buildfile:
         rows.sort(key=lambda row: row[0])
         count = f"{len(rows)} problem{'' if len(rows) == 1 else 's'}"
         hints = list(dict.fromkeys(problem.hint for problem in self.problems if problem.hint))
-        raise UsageError(
-            f"{count} in {self.path.name}", [(f"line {line}", *row) for line, *row in rows], "; ".join(hints[:3])
-        )
+        raise UsageError(f"{count} in {self.path.name}", [(f"line {line}", *row) for line, *row in rows], "; ".join(hints[:3]))
 
 
 _KINDS: dict[str, type[Strict]] = {"base": Base, "behavior": Behavior, "vector": Vector, "merged": Merged}
@@ -194,7 +192,8 @@ def read(path: Path) -> Buildfile:
     for name in defaults:
         if name not in ("train", "verify"):
             _unknown(file, ("defaults", name), name, ["train", "verify"], "table")
-    for name, model in (("train", Train), ("verify", Verify)):
+    parts: dict[str, type[Strict]] = {"train": Train, "verify": Verify}
+    for name, model in parts.items():
         if name in defaults:
             _checked(file, ("defaults", name), model, defaults[name])
     file.build = _checked(file, ("build",), Build, _table(file, tables, "build")) or Build()
@@ -243,7 +242,11 @@ def _checked(file: Buildfile, where: tuple[str, ...], model: type[Strict], table
         for one in error.errors(include_url=False):
             path = [str(part) for part in one["loc"]]
             # a union reports each of its branches under a name of its own: keep the keys that the file has
-            keys = [part for part in path if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*", part)]
+            keys = [
+                part
+                for part in path
+                if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*", part)
+            ]
             _explain(file, where, keys, one, model, table)
         return None
 

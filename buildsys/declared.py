@@ -78,7 +78,7 @@ class _Reader:
                 self.file.problem(("base", name, "pretrain", "corpus"), f"no file matches '{given.corpus}'")
             inputs: dict[str, Source | tuple[Source, ...]] = {"corpus": tuple(Text(path) for path in corpus)}
             settings = {"save_steps": given.save_steps}
-            recipe = (("pre-trained on", given.corpus),)
+            recipe: tuple[tuple[str, str], ...] = (("pre-trained on", given.corpus),)
             self._add(Step(target, target, "pretrain", parameters, inputs, settings=settings))
         else:
             recipe = self._model(target, target, ("base", name), base)
@@ -91,7 +91,9 @@ class _Reader:
             return (("hub", f"{given.hub} at {given.revision}"),)
         folder = self._place(given.path or "")
         if not checkpoints.model_files(self.observer.names(folder)):
-            self.file.problem((*where, "path"), f"'{given.path}' is no model folder", "a model folder has config.json and model.safetensors")
+            self.file.problem(
+                (*where, "path"), f"'{given.path}' is no model folder", "a model folder has config.json and model.safetensors"
+            )
         parameters = {"hub": None, "revision": None}
         self._add(Step(step, target, "model", parameters, {"folder": Folder(folder)}))
         return (("folder", str(given.path)),)
@@ -171,7 +173,8 @@ class _Reader:
             "confidence": verify.confidence,
             "seed": self.file.build.seed,
         }
-        judged = {"rows": Output(steps[0].name), "controls": tuple(Output(step.name) for step in steps[1:])}
+        judged: dict[str, Source | tuple[Source, ...]] = {"rows": Output(steps[0].name)}
+        judged["controls"] = tuple(Output(step.name) for step in steps[1:])
         labels = {"controls": controls, "max_forgetting": controls}
         judge = Step(target, target, "judge", parameters, judged, labels=labels, judges=True)
         self._add(*steps, judge)
@@ -183,7 +186,9 @@ class _Reader:
         if given.method not in methods.METHODS:
             close = nearest(given.method, methods.METHODS)
             hint = f"methods are {', '.join(methods.METHODS)}"
-            self.file.problem((*where, "method"), f"there is no merge method '{given.method}'", f"{hint}; the nearest is '{close}'" if close else hint)
+            self.file.problem(
+                (*where, "method"), f"there is no merge method '{given.method}'", f"{hint}; the nearest is '{close}'" if close else hint
+            )
             return
         chosen, problems = options.completed(given.method, given.options)
         for option, text, hint in problems:
@@ -235,7 +240,9 @@ class _Reader:
         if unverified is True or (isinstance(unverified, list) and vector in unverified):
             return ""
         if vector in self.file.vector and self.file.vector[vector].verify is None:
-            self.file.problem(at, f"vector '{vector}' is not verified", f"give [vector.{vector}] a verify table, or say unverified = [\"{vector}\"]")
+            self.file.problem(
+                at, f"vector '{vector}' is not verified", f'give [vector.{vector}] a verify table, or say unverified = ["{vector}"]'
+            )
         return None
 
     def _base_of(self, where: tuple[str, ...], name: str | None) -> str | None:
@@ -248,7 +255,11 @@ class _Reader:
                 return None
         if name not in known:
             close = nearest(name, known)
-            self.file.problem((*where, "base"), f"there is no base '{name}'", f"the nearest base is '{close}'" if close else f"bases are {', '.join(known) or 'none'}")
+            self.file.problem(
+                (*where, "base"),
+                f"there is no base '{name}'",
+                f"the nearest base is '{close}'" if close else f"bases are {', '.join(known) or 'none'}",
+            )
             return None
         return f"base-{name}" if name in self.file.base else None
 
@@ -278,5 +289,11 @@ class _Reader:
         return self.root / Path(path).expanduser()
 
 
-_KINDS = (("base", "base"), ("vector", "behavior"), ("verified", "behavior"), ("vector", "vector"), ("verified", "vector"), ("merged", "merged"))
-
+_KINDS = (
+    ("base", "base"),
+    ("vector", "behavior"),
+    ("verified", "behavior"),
+    ("vector", "vector"),
+    ("verified", "vector"),
+    ("merged", "merged"),
+)

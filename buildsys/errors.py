@@ -49,8 +49,7 @@ def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     columns = max((len(row) for row in rows), default=0)
     widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(columns)]
     return [
-        (indent + "  ".join(cell.ljust(widths[i]) if i + 1 < len(row) else cell for i, cell in enumerate(row))).rstrip()
-        for row in rows
+        (indent + "  ".join(cell.ljust(widths[i]) if i + 1 < len(row) else cell for i, cell in enumerate(row))).rstrip() for row in rows
     ]
 
 

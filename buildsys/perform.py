@@ -69,9 +69,7 @@ class Performer:
             values = {name: json.loads((out / name).read_text()) for name in getattr(rule, "VALUES", ())}
             facts |= {"seconds": round(time.monotonic() - started, 3), "machine": _machine(), "versions": _versions()}
             facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-            return self._cache.commit(
-                action, out, self._references(step), values, facts, flush=rule.FLUSH, replacing=forced
-            )
+            return self._cache.commit(action, out, self._references(step), values, facts, flush=rule.FLUSH, replacing=forced)
 
     def _staged(self, step: Step, resolved: Resolved, folder: Path) -> dict[str, Any]:
         """For each role a path, or a list in the order of the action."""

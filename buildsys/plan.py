@@ -176,9 +176,7 @@ def _to_run(graph: Graph, needed: Sequence[str], steps: Mapping[str, StepPlan], 
     return [name for name in needed if name in run]
 
 
-def _explained(
-    step: Step, found: StepPlan, history: Mapping[str, generations.Generation], cache: Cache, forced: bool
-) -> StepPlan:
+def _explained(step: Step, found: StepPlan, history: Mapping[str, generations.Generation], cache: Cache, forced: bool) -> StepPlan:
     if found.state != "stale" or forced or found.resolved is None:
         return found
     last = history.get(step.target)

@@ -66,7 +66,7 @@ class Workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(self.common))
+        self._context.set_forkserver_preload([__name__, *self.common])
 
     def run(self, request: Request, report: Report) -> dict[str, Any]:
         """Run one action and return its facts. Raises its BuildError, or WorkerDied."""

@@ -60,7 +60,9 @@ def _usage(error: click.ClickException) -> UsageError:
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
         close = nearest(error.option_name, ["--dry-run", "--keep-going", "--jobs", "--force", "--json", "--quiet", "--verbose", "--prompt"])
-        return UsageError(f"there is no option {error.option_name}", hint=f"did you mean {close}?" if close else "'build --help' shows them")
+        return UsageError(
+            f"there is no option {error.option_name}", hint=f"did you mean {close}?" if close else "'build --help' shows them"
+        )
     return UsageError(message[:1].lower() + message[1:], hint="'build --help' shows the commands and their options")
 
 
@@ -72,7 +74,9 @@ def _normal(arguments: list[str]) -> list[str]:
     return arguments if arguments in (["--help"], ["-h"], ["--version"]) else ["make", *arguments]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="`build TARGET…` makes targets; `build make --help` shows its options.")
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]}, epilog="`build TARGET…` makes targets; `build make --help` shows its options."
+)
 @click.version_option(buildsys.__version__, prog_name="build")
 def command() -> None:
     """make for models: compile behaviours into task vectors, verify them, merge them; rebuild only what is stale."""
@@ -138,7 +142,7 @@ def make(
 @_debug
 def status(targets: tuple[str, ...], folder: str, as_json: bool, debug: bool) -> None:
     """Show what is fresh, stale or unknown yet, and why."""
-    project, plan = _planned(folder, targets or ("*",))
+    _, plan = _planned(folder, targets or ("*",))
     _print(show.plan_json(plan), show.status(plan), as_json)
 
 

@@ -35,7 +35,7 @@ def _scores(model: PreTrainedModel, answers: Sequence[Answer]) -> tuple[list[flo
     for rows in _by_length(answers):
         given = {name: tensor.to(model.device) for name, tensor in batch([answers[row] for row in rows]).items()}
         with torch.inference_mode():
-            logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
+            logits = model(input_ids=given["input_ids"], use_cache=False).logits
             row_sums, row_counts = answer_log_probabilities(logits, given["labels"])
         sums[rows], counts[rows] = row_sums.cpu(), row_counts.cpu()
     if not torch.isfinite(sums).all():

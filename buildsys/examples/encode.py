@@ -126,19 +126,20 @@ def _fitted(ids: list[int], scored: list[bool], max_length: int) -> Answer:
 
 
 def batch(answers: Sequence[Answer]) -> dict[str, torch.Tensor]:
-    """Right-padded (rows, longest) tensors: input_ids, attention_mask, labels (IGNORED outside answers)."""
+    """Right-padded (rows, longest) tensors: input_ids, and labels that are IGNORED outside answers.
+
+    No mask: in a causal model what stands to the right of a token cannot reach it, and attention without a mask is faster.
+    """
     import torch
 
     width = max(len(answer.ids) for answer in answers)
     ids = torch.zeros(len(answers), width, dtype=torch.long)
-    mask = torch.zeros(len(answers), width, dtype=torch.long)
     labels = torch.full((len(answers), width), IGNORED, dtype=torch.long)
     for row, one in enumerate(answers):
         given = torch.tensor(one.ids)
         ids[row, : len(one.ids)] = given
-        mask[row, : len(one.ids)] = 1
         labels[row, : len(one.ids)] = given.where(torch.tensor(one.scored), torch.tensor(IGNORED))
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {"input_ids": ids, "labels": labels}
 
 
 def cut_facts(examples: Sequence[Example], max_length: int) -> dict[str, Any]:

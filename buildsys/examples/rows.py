@@ -45,9 +45,7 @@ def parse(data: bytes, path: str) -> list[Row]:
             rows.append({field: given[field] for field in given if field in _FIELDS})
     if problems:
         more = [("", f"… and {len(problems) - 10} more")] if len(problems) > 10 else []
-        raise UsageError(
-            f"{_counted(len(problems), 'bad row')} in {path}", problems[:10] + more, f"a row has the fields {_EXPECTED}"
-        )
+        raise UsageError(f"{_counted(len(problems), 'bad row')} in {path}", problems[:10] + more, f"a row has the fields {_EXPECTED}")
     if not rows:
         raise UsageError(f"no rows in {path}", hint=f"one JSON object a line, with the fields {_EXPECTED}")
     kinds = sorted({shape(row) for row in rows})

@@ -37,9 +37,7 @@ fraction = Range(0, 1, low_included=False)
 finite = Range(-math.inf, math.inf)
 
 
-def task_arithmetic(
-    deltas: torch.Tensor, coefficients: torch.Tensor, *, scale: Annotated[float, finite] = 1.0
-) -> torch.Tensor:
+def task_arithmetic(deltas: torch.Tensor, coefficients: torch.Tensor, *, scale: Annotated[float, finite] = 1.0) -> torch.Tensor:
     """λ · Σ α·τ. Ilharco et al. 2022, arXiv 2212.04089, section 2.
 
     deltas        (n, *shape), any float; accumulated in float32
@@ -91,10 +89,8 @@ def ties(
     sign = (weighted if elect == "mass" else weighted.sign()).sum(0).sign()
     agrees = (weighted.sign() == sign) & (sign != 0)
     total = weighted.mul_(agrees).sum(0)
-    if mean == "count":
-        divisor = agrees.sum(0).float()
-    else:
-        divisor = _weighted(agrees.float(), coefficients).sum(0)
+    counted = agrees.float() if mean == "count" else _weighted(agrees.float(), coefficients)
+    divisor = counted.sum(0)
     return total.div_(divisor + (divisor == 0)).mul_(scale)  # 0/1 where nobody agrees
 
 

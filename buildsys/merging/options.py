@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -26,7 +27,9 @@ def completed(method: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], li
         if name not in known:
             hint = f"options of '{method}' are {', '.join(known)}"
             close = nearest(name, known)
-            problems.append((name, f"merge method '{method}' has no option '{name}'", f"{hint}; did you mean '{close}'?" if close else hint))
+            problems.append(
+                (name, f"merge method '{method}' has no option '{name}'", f"{hint}; did you mean '{close}'?" if close else hint)
+            )
             continue
         accepted, wrong = _checked(known[name].annotation, value)
         if wrong:
@@ -41,9 +44,9 @@ def _checked(annotation: Any, value: Any) -> tuple[Any, str]:
         choices = typing.get_args(annotation)
         return value, "" if value in choices else " or ".join(map(repr, choices))
     kind, allowed = typing.get_args(annotation)
-    assert kind is float and isinstance(allowed, methods.Range)
+    assert kind is float, annotation
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and value == value and abs(value) != float("inf") and value in allowed:
+    if is_number and math.isfinite(value) and value in allowed:
         return float(value), ""
     return value, str(allowed)
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+
 class Strict(BaseModel):
     """A table whose keys and types are all checked."""
 

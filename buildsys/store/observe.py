@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
@@ -92,7 +91,7 @@ class Observer:
         found = self.observed[path]
         if not found:
             return False
-        modified = _UNPACK(found)[2]
+        modified: int = _UNPACK(found)[2]
         tick = _TICK if modified % 1_000_000_000 else _COARSE_TICK
         return modified + tick > self._seen_at[path]
 
@@ -115,7 +114,7 @@ class Observer:
             return [place] if self.signature(place) else []
         fixed = Path(*_before_magic(place.parts))
         self.signature(fixed)
-        deep = [part for part in place.relative_to(fixed).parts[:-1]]
+        deep = place.relative_to(fixed).parts[:-1]
         for depth in range(1, len(deep) + 1):
             recursive = any(part == "**" for part in deep[:depth])
             for folder in glob.glob(str(fixed.joinpath(*deep[:depth])), recursive=recursive):

@@ -90,5 +90,3 @@ def this_boot() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-

@@ -70,9 +70,7 @@ class Checkpoint:
 
 def model_files(names: Iterable[str]) -> list[str]:
     """Which of a folder's files are the model: what from_pretrained may read, no training state and no pickle."""
-    return sorted(
-        name for name in names if name.endswith(_SUFFIXES) and not name.startswith(".") and name not in _NOT_A_MODEL
-    )
+    return sorted(name for name in names if name.endswith(_SUFFIXES) and not name.startswith(".") and name not in _NOT_A_MODEL)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -153,9 +151,7 @@ def checked(folder: Path) -> dict[str, Any]:
             "a base is a model such as LlamaForCausalLM or GPT2LMHeadModel",
         )
     if given.get("auto_map"):
-        raise BuildError(
-            "the model needs code of its own, which is never run", [("folder", str(folder)), ("config.json", "has auto_map")]
-        )
+        raise BuildError("the model needs code of its own, which is never run", [("folder", str(folder)), ("config.json", "has auto_map")])
     checkpoint = Checkpoint(folder)
     for name in checkpoint.names:
         position = first_not_finite(checkpoint.entries[name])

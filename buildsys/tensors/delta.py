@@ -28,7 +28,7 @@ def read(entry: Entry) -> torch.Tensor:
     if not entry.count:
         return torch.empty(entry.shape, dtype=TORCH[entry.dtype])
     storage = torch.UntypedStorage.from_file(str(entry.file), False, entry.file.stat().st_size)
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
     part = whole[entry.start : entry.stop]
     if part.data_ptr() % TORCH[entry.dtype].itemsize:  # other writers do not align
         part = part.clone()
@@ -37,7 +37,7 @@ def read(entry: Entry) -> torch.Tensor:
 
 def raw(tensor: torch.Tensor) -> memoryview:
     """The tensor's bytes, little-endian, without a copy where it is contiguous already."""
-    return memoryview(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:

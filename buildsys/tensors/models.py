@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,12 +18,13 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BuildError("the base cannot be loaded", [("folder", str(folder)), ("reason", reason)]) from error
+    model, loading = found
     absent = sorted(set(loading["missing_keys"]) - set(model.all_tied_weights_keys))
     if absent:
         raise BuildError(f"tensor '{absent[0]}' is missing from the base", [("missing", str(len(absent)))])
@@ -44,4 +45,3 @@ def freeze(model: PreTrainedModel, *, embeddings: bool) -> None:
     for module in still:
         if module is not None:
             module.requires_grad_(False)
-

@@ -72,9 +72,7 @@ class _Blocks(Dataset[Batch]):
         return {"blocks": {"input_ids": self._blocks[position]}}
 
 
-def blocks(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int, batches: int, per_batch: int, seed: int
-) -> Dataset[Any]:
+def blocks(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int, batches: int, per_batch: int, seed: int) -> Dataset[Any]:
     """The documents in random order as one stream `<s> … </s> <s> …`, cut into blocks of `length` tokens."""
     texts = [texts[i] for i in order(len(texts), len(texts), seed).tolist()]
     stream = [token for ids in tokenizer(texts).input_ids for token in [*ids, tokenizer.eos_token_id]]

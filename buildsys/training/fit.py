@@ -44,7 +44,8 @@ class Schedule:
 
     @classmethod
     def of(cls, params: Any) -> Schedule:
-        return cls(**{name: getattr(params, name, 1) for name in cls.__dataclass_fields__})
+        given: dict[str, Any] = {name: getattr(params, name, 1) for name in cls.__dataclass_fields__}
+        return cls(**given)
 
 
 def deterministic(seed: int, threads: int) -> None:
@@ -130,7 +131,7 @@ class _Trainer(Trainer):
         return self._loss(model, inputs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # the batches are in their order already
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # the batches are in their order already
 
 
 class _Watch(TrainerCallback):

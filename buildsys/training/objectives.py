@@ -24,7 +24,7 @@ Batch = dict[str, dict[str, torch.Tensor]]
 def next_token(model: PreTrainedModel, given: Batch) -> torch.Tensor:
     """Mean cross-entropy in nats of every token but the first."""
     ids = given["blocks"]["input_ids"]
-    logits = model(input_ids=ids).logits[:, :-1]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     return functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
@@ -35,9 +35,7 @@ def answer_log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> tupl
     Returns two (rows,) float32 tensors; a row without an answer token has 0 and 0.
     """
     labels = labels[:, 1:]
-    losses = functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-    )
+    losses = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
     return -losses.sum(1), (labels != IGNORED).sum(1).float()
 
 
@@ -49,15 +47,13 @@ class Behaviour:
     keep        + weight · mean over tokens of KL(base ‖ model), on rows that must not change
     """
 
-    def __init__(
-        self, objective: Literal["sft", "preference"], margin: float, model: PreTrainedModel, keeps: bool, weight: float
-    ) -> None:
+    def __init__(self, objective: Literal["sft", "preference"], margin: float, model: PreTrainedModel, keeps: bool, weight: float) -> None:
         self.objective, self.margin, self.weight = objective, margin, weight
         self._base = copy.deepcopy(model).requires_grad_(False).eval() if keeps else None
 
     def __call__(self, model: PreTrainedModel, given: Batch) -> torch.Tensor:
         answers = given["answers"]
-        logits = model(input_ids=answers["input_ids"], attention_mask=answers["attention_mask"]).logits
+        logits = model(input_ids=answers["input_ids"], use_cache=False).logits
         sums, counts = answer_log_probabilities(logits, answers["labels"])
         if self.objective == "sft":
             loss = -sums.sum() / counts.sum().clamp(min=1)
@@ -71,7 +67,7 @@ class Behaviour:
 
     def _drift(self, model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> torch.Tensor:
         assert self._base is not None
-        seen = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+        seen = {"input_ids": rows["input_ids"], "use_cache": False}
         with torch.no_grad():
             base = self._base(**seen).logits[:, :-1].float().log_softmax(-1)
         now = model(**seen).logits[:, :-1].float().log_softmax(-1)
@@ -105,7 +101,7 @@ class _Batches(Dataset[Batch]):
 def batches(examples: Sequence[Example], keep: Sequence[Example], number: int, params: Params) -> Dataset[Any]:
     """`number` batches, every row once before any row twice. Raises BuildError where the rows do not fit the objective."""
     if params.objective == "preference" and any(example.rejected is None for example in examples):
-        raise BuildError("objective 'preference' needs rows with 'rejected'", hint="objective = \"sft\" trains on answers alone")
+        raise BuildError("objective 'preference' needs rows with 'rejected'", hint='objective = "sft" trains on answers alone')
     return _Batches(examples, keep, number, params)
 
 

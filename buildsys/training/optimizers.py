@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,7 +18,7 @@ def make(params: Params, model: PreTrainedModel) -> torch.optim.Optimizer:
     """The optimiser that the parameters name, over everything that is not frozen."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     betas = (params.adam_beta1, params.adam_beta2)
-    common = {"lr": params.learning_rate, "betas": betas, "eps": params.adam_epsilon, "weight_decay": params.weight_decay}
+    common: dict[str, Any] = {"lr": params.learning_rate, "betas": betas, "eps": params.adam_epsilon, "weight_decay": params.weight_decay}
     if params.optimizer == "adamw":
         return torch.optim.AdamW([parameter for _, parameter in named], fused=True, **common)
     return Apollo(

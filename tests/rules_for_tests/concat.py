@@ -1,0 +1,32 @@
+"""Text inputs in order -> one text. Appends its name to a log, so that tests see what ran."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from buildsys.errors import BuildError
+from buildsys.rules import Inputs, Progress, Strict
+
+VERSION = 1
+ROLES = {"parts": "texts"}
+PRELOAD = ()
+FLUSH = False
+
+
+class Params(Strict):
+    suffix: str = ""
+    truncate: int = 1000
+
+
+def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
+    parts = [path.read_text() if path.is_file() else (path / "text").read_text() for path in inputs["parts"]]
+    text = ("".join(parts) + params.suffix)[: params.truncate]
+    with open(progress.settings["log"], "a") as log:
+        log.write(f"{progress.settings['name']}\n")
+    if params.suffix == "fail":
+        raise BuildError("asked to fail", [("suffix", "fail")], "use another suffix")
+    if params.suffix == "die":
+        os._exit(9)
+    (out / "text").write_text(text)
+    (out / "length").write_text(str(len(text)))
+    return {"length": len(text)}

@@ -1,0 +1,256 @@
+"""What is rebuilt and what is not, over graphs of tiny rules, against a clean build and a meaning-only oracle."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buildsys.errors import UsageError
+from tests.graphs import Node, World, correct
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> World:
+    """a.txt → first → second → third, and side from first alone."""
+    world = World(tmp_path)
+    world.write("a.txt", "hello")
+    world.nodes = {
+        "first": Node(["a.txt"]),
+        "second": Node(["first"], truncate=3),
+        "third": Node(["second"], suffix="!"),
+        "side": Node(["first"], suffix="?"),
+    }
+    world.build()
+    return world
+
+
+def test_a_second_build_runs_nothing(chain: World) -> None:
+    outcome = chain.build()
+    assert chain.ran() == []
+    assert outcome.count("fresh") == 4
+
+
+def test_a_changed_file_rebuilds_what_reads_it(chain: World) -> None:
+    chain.write("a.txt", "howdy")
+    chain.build()
+    assert chain.ran() == ["first", "second", "side", "third"]
+    assert chain.texts() == {"first": "howdy", "second": "how", "third": "how!", "side": "howdy?"}
+
+
+def test_an_identical_result_stops_the_wave(chain: World) -> None:
+    chain.write("a.txt", "help!")  # second keeps three characters, and they are the same
+    chain.build()
+    assert chain.ran() == ["first", "second", "side"]
+    assert chain.texts()["third"] == "hel!"
+
+
+def test_going_back_to_an_earlier_input_runs_nothing(chain: World) -> None:
+    chain.write("a.txt", "howdy")
+    chain.build()
+    chain.write("a.txt", "hello")
+    chain.build()
+    assert chain.ran() == []
+    assert chain.texts()["third"] == "hel!"
+
+
+def test_a_touched_file_runs_nothing(chain: World) -> None:
+    chain.write("a.txt", "hello")
+    chain.build()
+    assert chain.ran() == []
+
+
+def test_a_parameter_rebuilds_its_step_and_what_changes_behind_it(chain: World) -> None:
+    chain.nodes["second"].truncate = 2
+    chain.build()
+    assert chain.ran() == ["second", "third"]
+
+
+def test_a_renamed_target_runs_nothing_and_is_shown_under_its_new_name(chain: World) -> None:
+    chain.nodes["renamed"] = chain.nodes.pop("side")
+    chain.build()
+    assert chain.ran() == []
+    assert chain.texts()["renamed"] == "hello?"
+
+
+def test_reordered_targets_run_nothing(chain: World) -> None:
+    chain.nodes = dict(reversed(chain.nodes.items()))
+    chain.build()
+    assert chain.ran() == []
+
+
+def test_order_of_a_list_input_changes_the_key(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write("a", "A")
+    world.write("b", "B")
+    world.nodes = {"both": Node(["a", "b"])}
+    world.build()
+    world.nodes["both"].parts = ["b", "a"]
+    world.build()
+    assert world.ran() == ["both"]
+    assert world.texts() == {"both": "BA"}
+
+
+def test_only_what_a_target_needs_is_built(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write("a", "A")
+    world.nodes = {"one": Node(["a"]), "two": Node(["one"]), "other": Node(["a"], suffix="o")}
+    world.build(["two"])
+    assert world.ran() == ["one", "two"]
+
+
+def test_force_makes_the_named_target_again_and_nothing_else(chain: World) -> None:
+    chain.build(["first"], force=True)
+    assert chain.ran() == ["first"]
+
+
+def test_a_missing_object_is_rebuilt_for_who_asks(chain: World) -> None:
+    digest = chain.plan().steps["third"].artifact.files["text"][0]  # type: ignore[union-attr]
+    chain.cache().objects.path(digest).unlink()
+    chain.build(["third"])
+    assert chain.ran() == ["third"]
+
+
+def test_a_missing_object_that_nobody_reads_is_left_alone(chain: World) -> None:
+    digest = chain.plan().steps["first"].artifact.files["text"][0]  # type: ignore[union-attr]
+    chain.cache().objects.path(digest).unlink()
+    chain.build(["third"])
+    assert chain.ran() == []
+    assert chain.plan(["third"]).steps["first"].state == "absent"
+
+
+def test_a_damaged_object_is_set_aside_and_rebuilt(chain: World) -> None:
+    digest = chain.plan().steps["first"].artifact.files["text"][0]  # type: ignore[union-attr]
+    place = chain.cache().objects.path(digest)
+    place.chmod(0o644)
+    place.write_text("HELLO")
+    assert chain.plan(["first"]).targets["first"].reasons == (f"object {digest[:12]} is damaged",)
+    chain.build(["first"])
+    assert chain.ran() == ["first"]
+    assert place.read_text() == "hello"
+    assert [file.read_text() for file in (chain.root / "cache" / "damaged").iterdir()] == ["HELLO"]
+
+
+def test_a_copied_cache_without_timestamps_is_verified_and_used(chain: World) -> None:
+    shutil.copytree(chain.root / "cache", chain.root / "copy", copy_function=shutil.copy)
+    shutil.rmtree(chain.root / "cache")
+    (chain.root / "copy").rename(chain.root / "cache")
+    chain.build()
+    assert chain.ran() == []
+
+
+def test_an_edited_output_is_put_right_without_running_anything(chain: World) -> None:
+    place = chain.root / "cache" / "out" / "third" / "text"
+    place.unlink()
+    place.write_text("mine")
+    chain.build()
+    assert chain.ran() == []
+    assert place.read_text() == "hel!"
+
+
+def test_a_failure_stops_what_needs_it_and_names_it(chain: World) -> None:
+    chain.nodes["second"].suffix = "fail"
+    outcome = chain.build()
+    assert outcome.targets["second"].state == "failed"
+    assert str(outcome.targets["second"].error) == "error: asked to fail\n  suffix  fail\nhint: use another suffix"
+    assert outcome.targets["third"].state == "skipped"
+    assert outcome.exit_code == 1
+
+
+def test_keep_going_builds_what_does_not_depend_on_the_failure(chain: World) -> None:
+    chain.write("a.txt", "howdy")
+    chain.nodes["second"].suffix = "fail"
+    outcome = chain.build(keep_going=True, jobs=1)
+    assert chain.ran() == ["first", "second", "side"]
+    assert {name: one.state for name, one in outcome.targets.items()} == {
+        "first": "built",
+        "second": "failed",
+        "third": "skipped",
+        "side": "built",
+    }
+
+
+def test_a_worker_that_dies_fails_its_own_target_only(chain: World) -> None:
+    chain.nodes["second"].suffix = "die"
+    chain.nodes["side"].suffix = "-"
+    outcome = chain.build(keep_going=True)
+    assert outcome.targets["second"].error.headline == "its worker died"  # type: ignore[union-attr]
+    assert outcome.targets["side"].state == "built"
+
+
+def test_a_failed_target_is_tried_again(chain: World) -> None:
+    chain.nodes["second"].suffix = "fail"
+    chain.build()
+    chain.build()
+    assert chain.ran() == ["second"]
+
+
+def test_a_cycle_is_refused_with_its_path(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.nodes = {"a": Node(["b"]), "b": Node(["c"]), "c": Node(["a"])}
+    with pytest.raises(UsageError) as caught:
+        world.graph()
+    assert str(caught.value) in {
+        f"error: targets need each other in a circle\n  cycle  {path}" for path in ("a → b → c → a", "b → c → a → b", "c → a → b → c")
+    }
+
+
+def test_why_names_what_changed(chain: World) -> None:
+    chain.nodes["second"].truncate = 2
+    chain.write("a.txt", "howdy")
+    plan = chain.plan()
+    assert plan.steps["first"].reasons == ("part 1 changed",)
+    assert plan.steps["second"].state == "unknown"
+    chain.build(["first"])
+    assert chain.plan().steps["second"].reasons == ("part 1 changed", "truncate 3 → 2")
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[dict[str, str], list[dict[str, Node]], list[dict[str, str]]]:
+    """A few files, then several versions of an acyclic graph over them and of the files."""
+    files = [f"f{i}" for i in range(draw(st.integers(1, 3)))]
+    targets = [f"t{i}" for i in range(draw(st.integers(1, 6)))]
+    letters = st.text("ab", max_size=3)
+
+    def graph() -> dict[str, Node]:
+        nodes = {}
+        for position, name in enumerate(targets):
+            sources = [*files, *targets[:position]]
+            parts = draw(st.lists(st.sampled_from(sources), max_size=3))
+            nodes[name] = Node(parts, draw(letters), draw(st.sampled_from([1, 2, 1000])))
+        return nodes
+
+    versions = draw(st.integers(2, 4))
+    return (
+        dict.fromkeys(files, ""),
+        [graph() for _ in range(versions)],
+        [{name: draw(letters) for name in files} for _ in range(versions)],
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(histories())
+def test_every_incremental_build_equals_a_clean_one_and_runs_only_what_is_new(history: tuple) -> None:
+    """The result is that of a build from nothing; a step runs exactly when its rule never saw these very inputs before."""
+    _, graphs, contents = history
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        seen: set[tuple] = set()
+        for nodes, files in zip(graphs, contents, strict=True):
+            world.nodes = nodes
+            for name, text in files.items():
+                world.write(name, text)
+            expected = correct(nodes, files)
+            known = {**expected, **files}
+            # one entry for each distinct action: two targets with the same one share its run
+            actions = {name: (tuple(known[part] for part in node.parts), tuple(part in nodes for part in node.parts), node.suffix, node.truncate) for name, node in nodes.items()}
+            new = {action for action in actions.values() if action not in seen}
+            world.build()
+            assert world.texts() == expected
+            assert len(world.ran()) == len(new)
+            assert {actions[name] for name in world.ran()} == new
+            seen |= new
+            world.build()
+            assert world.ran() == []
