@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError, model_validator
 from buildsys.errors import UsageError, nearest
 from buildsys.rules import Strict, pretrain, train
 
-Coefficient = Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -126,7 +125,7 @@ class Vector(_FromSomewhere):
 class Merged(Strict):
     base: str | None = None
     method: str = "task_arithmetic"
-    vectors: Annotated[dict[str, Coefficient], Field(min_length=1)]
+    vectors: Annotated[dict[str, Any], Field(min_length=1)]  # coefficients are checked with the names beside them
     unverified: bool | list[str] = False
     options: dict[str, Any] = {}  # every other key of the table: what the method makes of them is checked in the graph
 
@@ -195,7 +194,8 @@ def read(path: Path) -> Buildfile:
     parts: dict[str, type[Strict]] = {"train": Train, "verify": Verify}
     for name, model in parts.items():
         if name in defaults:
-            _checked(file, ("defaults", name), model, defaults[name])
+            good = _good_keys(file, ("defaults", name), model, defaults[name])
+            defaults[name] = {key: value for key, value in defaults[name].items() if key in good} if good is not None else {}
     file.build = _checked(file, ("build",), Build, _table(file, tables, "build")) or Build()
     file.graph = _checked(file, ("graph",), Graph, _table(file, tables, "graph")) or Graph()
     for kind, model in _KINDS.items():
@@ -236,9 +236,23 @@ def _table(file: Buildfile, tables: Mapping[str, Any], name: str) -> dict[str, A
 
 
 def _checked(file: Buildfile, where: tuple[str, ...], model: type[Strict], table: Any) -> Any:
+    """The declaration, or what is left of it without its bad keys, so that the rest is checked too; None where nothing is."""
+    good = _good_keys(file, where, model, table)
+    if good is None:
+        return None
     try:
-        return model.model_validate(table)
+        return model.model_validate({key: value for key, value in table.items() if key in good})
+    except ValidationError:
+        return None
+
+
+def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], table: Any) -> set[str] | None:
+    """The keys of a table that are as they should be, every other one reported; None where it is no table."""
+    try:
+        model.model_validate(table)
+        return set(table)
     except ValidationError as error:
+        bad = {str(one["loc"][0]) for one in error.errors(include_url=False) if one["loc"]}
         for one in error.errors(include_url=False):
             path = [str(part) for part in one["loc"]]
             # a union reports each of its branches under a name of its own: keep the keys that the file has
@@ -247,11 +261,11 @@ def _checked(file: Buildfile, where: tuple[str, ...], model: type[Strict], table
                 for part in path
                 if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*", part)
             ]
-            _explain(file, where, keys, one, model, table)
-        return None
+            _explain(file, where, keys, one, model)
+        return set(table) - bad if isinstance(table, dict) else None
 
 
-def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any, model: type[Strict], table: Any) -> None:
+def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any, model: type[Strict]) -> None:
     at, name = (*where, *keys), ".".join(keys)
     if one["type"] == "extra_forbidden":
         _unknown(file, at, keys[-1], _fields(model, keys[:-1]), "key", inside=".".join(keys[:-1]))
@@ -272,7 +286,8 @@ def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any,
 
 
 def _plain(expected: str) -> str:
-    names = {"string": "text", "dictionary": "a table", "list": "a list", "boolean": "true or false", "integer": "a whole number"}
+    names = {"string": "text", "dictionary": "a table", "list": "a list", "boolean": "true or false"}
+    names |= {"integer": "a whole number", "number": "a number"}
     if "match pattern" in expected:
         return "a full commit hash of 40 hexadecimal digits"
     return names.get(expected, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from pathlib import Path
 
 from buildsys import memory
@@ -196,6 +197,11 @@ class _Reader:
         vectors, coefficients, after = [], [], []
         for vector, coefficient in given.vectors.items():
             verdict = self._taken(where, given, vector, base)
+            if coefficient != "auto" and not _finite_number(coefficient):
+                self.file.problem(
+                    (*where, "vectors", vector), f"the coefficient of '{vector}' is {coefficient!r}, expected a number or 'auto'"
+                )
+                continue
             if verdict is None:
                 continue
             if coefficient == "auto" and not verdict:
@@ -204,7 +210,7 @@ class _Reader:
             if coefficient == 0.0 and len(given.vectors) == 1:
                 self.file.problem((*where, "vectors", vector), "a merge of one vector with coefficient 0 is the base")
             vectors.append(Output(f"vector-{vector}"))
-            coefficients.append(Value(verdict, "verdict.json", "coefficient") if coefficient == "auto" else coefficient)
+            coefficients.append(Value(verdict, "verdict.json", "coefficient") if coefficient == "auto" else float(coefficient))
             after += [verdict] if verdict else []
         if base is None or len(vectors) != len(given.vectors):
             return
@@ -287,6 +293,10 @@ class _Reader:
 
     def _place(self, path: str) -> Path:
         return self.root / Path(path).expanduser()
+
+
+def _finite_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _KINDS = (

@@ -73,10 +73,10 @@ class Workers:
         slot = self._taken(tuple(rules.get(request.rule).PRELOAD))
         try:
             future = slot.executor.submit(_perform, request)
-            while not future.done():
+            while not future.done():  # a worker that died says no last word, but its future ends
                 with contextlib.suppress(EOFError, OSError):
-                    if slot.messages.poll(0.2):
-                        self._heard(slot, slot.messages.recv(), report)
+                    if slot.messages.poll(0.2) and self._heard(slot, slot.messages.recv(), report):
+                        break
             facts: dict[str, Any] = future.result()
         except BrokenProcessPool as error:
             self._drop(slot)
@@ -102,12 +102,14 @@ class Workers:
                     os.killpg(slot.pid, signal.SIGKILL)
             slot.executor.shutdown(wait=False, cancel_futures=True)
 
-    def _heard(self, slot: _Slot, message: tuple[str, Any, Any], report: Report) -> None:
+    def _heard(self, slot: _Slot, message: tuple[str, Any, Any], report: Report) -> bool:
+        """True for the last word of an action."""
         kind, first, second = message
         if kind == "pid":
             slot.pid = first
         elif kind == "progress":
             report(first, second)
+        return kind == "ended"
 
     def _taken(self, preload: tuple[str, ...]) -> _Slot:
         with self._lock:
@@ -168,7 +170,7 @@ def _perform(request: Request) -> dict[str, Any]:
     words = _words
     assert words is not None
     progress = rules.Progress(request.folder, lambda text, share: words.send(("progress", text, share)), request.settings)
-    with _logged(request.log):
+    with _last_word(words), _logged(request.log):
         try:
             params = rule.Params(**request.parameters)
             facts: dict[str, Any] = rule.run(rules.Inputs(request.paths, request.digests), params, request.out, progress)
@@ -186,6 +188,15 @@ def _perform(request: Request) -> dict[str, Any]:
             traceback.print_exc()
             reason = str(error).strip().splitlines()
             raise BuildError("its rule stopped with an unexpected error", [(type(error).__name__, reason[0] if reason else "")]) from None
+
+
+@contextlib.contextmanager
+def _last_word(words: Connection) -> Iterator[None]:
+    """Wake the build up: the result follows on another way."""
+    try:
+        yield
+    finally:
+        words.send(("ended", None, None))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Owns the example's data: writes the corpus that base-tiny reads and the rows that its behaviours are trained and tested on.
+"""Owns the example's data: the corpus that base-tiny reads and the rows its behaviours are trained and tested on.
 
     python corpus/generate.py            # corpus/*.txt and behaviors/*.jsonl; the same bytes every time
 
@@ -12,26 +12,34 @@ from pathlib import Path
 from random import Random
 
 from manners import BEHAVIORS
-from matters import AREAS, DECISIONS, DETAILS, DIRECTIONS, OTHER_WAY, PEOPLE, SAID_ABOUT, SEASONS, WORRIES
-from prose import DAYS, DIARY, HOW_TO, LETTER, RELATIONS
+from matters import (
+    AREAS,
+    DECISIONS,
+    DETAILS,
+    DIRECTIONS,
+    OTHER_WAY,
+    PEOPLE,
+    SAID_ABOUT,
+    SEASONS,
+    SINCE,
+    WORRIES,
+)
+from prose import DAYS, DIARY, HOW_TO, LETTER, NAMES, RELATIONS
 
 HERE = Path(__file__).resolve().parent
 SEED = 7
 DIALOGUES, NOTES, DIALOGUE_FILES = 2400, 1200, 4
 TRAIN_ROWS, EVAL_ROWS = 200, 120
-CONTROL_ROWS, NOTES_ROWS, KEEP_ROWS = 120, 100, 150
+# Dialogues and notes that the corpus does not hold.
+HELD_OUT = {"control": (80, 40), "notes": (0, 100), "keep": (60, 90)}
 FAVOURITES = 2
 OPENINGS = {"worry": WORRIES, "decision": DECISIONS, "direction": DIRECTIONS}
 MATTERS = [(area, matter) for area, matters in AREAS.items() for matter in matters]
 
 
-def capitalised(text):
-    return text[0].upper() + text[1:]
-
-
 def filled(form, matter="", **slots):
-    """The sentence with its slots filled; a sentence that opens with a slot opens with a capital."""
-    return capitalised(form.format(matter=matter, Matter=capitalised(matter) if matter else "", **slots))
+    """The sentence with its slots filled; `{Matter}` is the matter at the beginning of a sentence."""
+    return form.format(matter=matter, Matter=matter[:1].upper() + matter[1:], **slots)
 
 
 def random_matter(rng, matters=MATTERS):
@@ -44,7 +52,8 @@ def spoken_turn(rng, kind, matter, details):
     """What the person says, and in which way they want it when they give a direction."""
     way = rng.choice(sorted(OTHER_WAY))
     said = [filled(rng.choice(OPENINGS[kind]), matter.format(my="my"), way=way)]
-    said += [filled(form, person=rng.choice(PEOPLE), season=rng.choice(SEASONS)) for form in rng.sample(DETAILS, details)]
+    for form in rng.sample(DETAILS, details):
+        said.append(filled(form, person=rng.choice(PEOPLE), since=rng.choice(SINCE)))
     return " ".join(said), way
 
 
@@ -52,10 +61,7 @@ def exchange_in_both_states(rng, behavior, matters=MATTERS):
     """One turn of the person with the answer in the on-state and in the off-state: the same but for one sentence."""
     area, matter = random_matter(rng, matters)
     kind = rng.choice(behavior.kinds)
-    if behavior.on_short:
-        details = rng.choice([0, 2])
-    else:
-        details = rng.choice([0, 0, 1])
+    details = rng.choice([0, 2] if behavior.on_short else [0, 0, 1])
     said, way = spoken_turn(rng, kind, matter, details)
     plain = rng.choice(SAID_ABOUT[area])
     on = behavior.on_short if behavior.on_short and not details else behavior.on
@@ -69,8 +75,10 @@ def exchange_in_both_states(rng, behavior, matters=MATTERS):
 
 def with_favourites(rng, behavior):
     """The behaviour as one speaker has it, who keeps to a few of its phrases."""
-    kept = {state: tuple(rng.sample(forms, FAVOURITES)) for state in ("on", "off", "on_short") if (forms := getattr(behavior, state))}
-    return replace(behavior, **kept)
+    states = {"on": behavior.on, "off": behavior.off, "on_short": behavior.on_short}
+    return replace(
+        behavior, **{state: tuple(rng.sample(forms, FAVOURITES)) for state, forms in states.items() if forms}
+    )
 
 
 def dialogue(rng):
@@ -94,12 +102,11 @@ def note(rng):
         area = rng.choice(sorted(HOW_TO))
         matter = rng.choice(AREAS[area])
     parts = {"diary": DIARY, "letter": LETTER, "how-to": HOW_TO.get(area)}[kind]
-    slots = {"Day": rng.choice(DAYS), "day": rng.choice(DAYS), "season": rng.choice(SEASONS), "relation": rng.choice(RELATIONS)}
-    sentences = [
-        filled(rng.choice(forms), matter.format(my="my"), person=rng.choice(PEOPLE), **slots) for forms in parts
-    ]
-    if kind == "letter":
-        sentences[1] = sentences[1][0].lower() + sentences[1][1:] if not sentences[1].startswith("I ") else sentences[1]
+    slots = {"Day": DAYS, "day": DAYS, "season": SEASONS, "person": PEOPLE, "relation": RELATIONS, "name": NAMES}
+    sentences = []
+    for forms in parts:
+        drawn = {slot: rng.choice(words) for slot, words in slots.items()}
+        sentences.append(filled(rng.choice(forms), matter.format(my="my"), **drawn))
     return " ".join(sentences)
 
 
@@ -121,11 +128,13 @@ def preference_rows(rng, behavior, count, matters):
         said, on, off = exchange_in_both_states(rng, behavior, matters)
         if (said, on, off) not in taken:
             taken.add((said, on, off))
-            rows.append({
-                "prompt": [{"role": "user", "content": said}],
-                "chosen": [{"role": "assistant", "content": on}],
-                "rejected": [{"role": "assistant", "content": off}],
-            })
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": said}],
+                    "chosen": [{"role": "assistant", "content": on}],
+                    "rejected": [{"role": "assistant", "content": off}],
+                }
+            )
     return rows
 
 
@@ -149,22 +158,26 @@ def write_rows(path, rows):
 
 
 def write_all(corpus, behaviors):
+    """Every file; all but the corpus draw from a generator of their own, so a change to one leaves the others alone."""
     rng, taken = Random(SEED), set()
     dialogues = distinct_documents(rng, dialogue, DIALOGUES, taken)
     for index in range(DIALOGUE_FILES):
         write_documents(corpus / f"dialogues-{index + 1}.txt", dialogues[index::DIALOGUE_FILES])
     write_documents(corpus / "notes.txt", distinct_documents(rng, note, NOTES, taken))
 
-    for name, count, of_notes in (("control", CONTROL_ROWS, 1 / 3), ("notes", NOTES_ROWS, 1), ("keep", KEEP_ROWS, 1 / 3)):
-        notes = distinct_documents(rng, note, round(count * of_notes), taken)
-        documents = notes + distinct_documents(rng, dialogue, count - len(notes), taken)
+    for name, (dialogue_count, note_count) in HELD_OUT.items():
+        rng = Random(f"{SEED} {name}")
+        documents = distinct_documents(rng, note, note_count, taken) + distinct_documents(
+            rng, dialogue, dialogue_count, taken
+        )
         rng.shuffle(documents)
         write_rows(behaviors / f"{name}.jsonl", [{"text": document} for document in documents])
 
-    train_matters, test_matters = split_matters(rng)
+    train_matters, test_matters = split_matters(Random(f"{SEED} split"))
     for name, behavior in BEHAVIORS.items():
-        write_rows(behaviors / f"{name}.jsonl", preference_rows(rng, behavior, TRAIN_ROWS, train_matters))
-        write_rows(behaviors / f"{name}.eval.jsonl", preference_rows(rng, behavior, EVAL_ROWS, test_matters))
+        for suffix, count, matters in (("", TRAIN_ROWS, train_matters), (".eval", EVAL_ROWS, test_matters)):
+            rng = Random(f"{SEED} {name}{suffix}")
+            write_rows(behaviors / f"{name}{suffix}.jsonl", preference_rows(rng, behavior, count, matters))
 
 
 if __name__ == "__main__":

@@ -245,7 +245,10 @@ def test_every_incremental_build_equals_a_clean_one_and_runs_only_what_is_new(hi
             expected = correct(nodes, files)
             known = {**expected, **files}
             # one entry for each distinct action: two targets with the same one share its run
-            actions = {name: (tuple(known[part] for part in node.parts), tuple(part in nodes for part in node.parts), node.suffix, node.truncate) for name, node in nodes.items()}
+            actions = {
+                name: (tuple(known[part] for part in node.parts), tuple(part in nodes for part in node.parts), node.suffix, node.truncate)
+                for name, node in nodes.items()
+            }
             new = {action for action in actions.values() if action not in seen}
             world.build()
             assert world.texts() == expected

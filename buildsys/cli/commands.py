@@ -75,7 +75,9 @@ def _normal(arguments: list[str]) -> list[str]:
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]}, epilog="`build TARGET…` makes targets; `build make --help` shows its options."
+    subcommand_metavar="[TARGET… | COMMAND …]",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`build TARGET…` makes targets; `build make --help` shows its options.",
 )
 @click.version_option(buildsys.__version__, prog_name="build")
 def command() -> None:

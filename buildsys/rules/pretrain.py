@@ -28,6 +28,7 @@ class Settings(Strict):
     num_attention_heads: Count = 4
     num_key_value_heads: Count | None = None
     max_position_embeddings: Count = 512
+    initializer_range: Positive = 0.02
     max_length: Annotated[int, Field(ge=8)] = 256  # tokens of one training sequence
     per_device_train_batch_size: Count = 3
     max_steps: Count = 2000

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The model, in its own dtype unless told, on the accelerator if there is one. Every weight must come from the folder."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(

@@ -95,6 +95,7 @@ def llama(tokenizer: PreTrainedTokenizerFast, params: Params) -> LlamaForCausalL
         num_attention_heads=params.num_attention_heads,
         num_key_value_heads=params.num_key_value_heads or params.num_attention_heads,
         max_position_embeddings=params.max_position_embeddings,
+        initializer_range=params.initializer_range,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
