@@ -76,9 +76,7 @@ def exchange_in_both_states(rng, behavior, matters=MATTERS):
 def with_favourites(rng, behavior):
     """The behaviour as one speaker has it, who keeps to a few of its phrases."""
     states = {"on": behavior.on, "off": behavior.off, "on_short": behavior.on_short}
-    return replace(
-        behavior, **{state: tuple(rng.sample(forms, FAVOURITES)) for state, forms in states.items() if forms}
-    )
+    return replace(behavior, **{state: tuple(rng.sample(forms, FAVOURITES)) for state, forms in states.items() if forms})
 
 
 def dialogue(rng):
@@ -167,9 +165,7 @@ def write_all(corpus, behaviors):
 
     for name, (dialogue_count, note_count) in HELD_OUT.items():
         rng = Random(f"{SEED} {name}")
-        documents = distinct_documents(rng, note, note_count, taken) + distinct_documents(
-            rng, dialogue, dialogue_count, taken
-        )
+        documents = distinct_documents(rng, note, note_count, taken) + distinct_documents(rng, dialogue, dialogue_count, taken)
         rng.shuffle(documents)
         write_rows(behaviors / f"{name}.jsonl", [{"text": document} for document in documents])
 

@@ -51,8 +51,7 @@ JOURNEYS = ["the trip to %s", "the move to %s", "the weekend at %s", "the walk t
 
 AREAS = {
     "people": [form % person for form in BETWEEN_PEOPLE for person in PEOPLE],
-    "travel": [form % place for form in JOURNEYS for place in PLACES]
-    + ["the train ticket", "the heavy suitcase", "the long drive"],
+    "travel": [form % place for form in JOURNEYS for place in PLACES] + ["the train ticket", "the heavy suitcase", "the long drive"],
     "home": """
         the leaking tap, the back door, the kitchen window, the broken lamp, the washing machine, the loose
         shelf, the cold bedroom, the garden fence, the squeaking stair, the old boiler, the bathroom wall, the

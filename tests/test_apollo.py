@@ -1,0 +1,133 @@
+"""APOLLO against an independent float64 reading of algorithm 1, and the faults of others that it must not have."""
+
+import math
+
+import pytest
+import torch
+
+from buildsys.training.apollo import LIMIT, Apollo, adamw_update, gaussian_projection
+
+SHAPES = {"wide": (3, 8), "tall": (8, 3), "square": (5, 5), "norm": (6,)}
+
+
+def reference(
+    shape: tuple[int, ...], gradients: list[torch.Tensor], name: str, *, rank: int, lr: float, decay: float, gap: int, mini: bool
+) -> torch.Tensor:
+    """Algorithm 1 written out in float64, bias corrected before the limiter, α = √(d/r)."""
+    weight = torch.ones(shape, dtype=torch.float64)
+    b1, b2, eps = 0.9, 0.999, 1e-8
+    tall = shape[0] > shape[1]
+    d, big = min(shape), max(shape)
+    r = 1 if mini else min(rank, d)
+    m, v, previous = torch.zeros(r, big, dtype=torch.float64), torch.zeros(r, big, dtype=torch.float64), 0.0
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient.double().T if tall else gradient.double()
+        p = gaussian_projection(r, d, (0, name, (t - 1) // gap)).double()
+        compressed = p @ g
+        m, v = b1 * m + (1 - b1) * compressed, b2 * v + (1 - b2) * compressed**2
+        adapted = (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps)
+        if mini:
+            s = adapted.norm() / (compressed.norm() + 1e-8) * torch.ones(big, dtype=torch.float64)
+        else:
+            s = adapted.norm(dim=0) / (compressed.norm(dim=0) + 1e-8)
+        u = math.sqrt(d / r) * g * s
+        norm = float(u.norm())
+        if previous and norm > LIMIT * previous:
+            u, norm = u * (LIMIT * previous / norm), LIMIT * previous
+        previous = norm or previous
+        weight = weight * (1 - lr * decay) - lr * (u.T if tall else u)
+    return weight
+
+
+def trained(
+    shape: tuple[int, ...], gradients: list[torch.Tensor], *, name: str = "w", dtype: torch.dtype = torch.float32, **options: object
+) -> tuple[torch.Tensor, Apollo]:
+    parameter = torch.nn.Parameter(torch.ones(shape, dtype=dtype))
+    optimizer = Apollo([(name, parameter)], **{"lr": 0.01, "rank": 2, **options})  # type: ignore[arg-type]
+    for gradient in gradients:
+        parameter.grad = gradient.clone().to(dtype)
+        optimizer.step()
+    return parameter.detach(), optimizer
+
+
+def gradients(shape: tuple[int, ...], number: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) * (1 + i % 3) for i in range(number)]
+
+
+@pytest.mark.parametrize("mini", [False, True])
+@pytest.mark.parametrize("shape", ["wide", "tall", "square"])
+def test_update_matches_a_float64_reference_over_50_updates(shape: str, mini: bool) -> None:
+    given = gradients(SHAPES[shape], 50)
+    found, _ = trained(SHAPES[shape], given, mini=mini, weight_decay=0.1, update_proj_gap=20)
+    expected = reference(SHAPES[shape], given, "w", rank=2, lr=0.01, decay=0.1, gap=20, mini=mini)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_that_is_no_matrix_gets_adam(shape: tuple[int, ...] = SHAPES["norm"]) -> None:
+    given = gradients(shape, 10)
+    found, _ = trained(shape, given)
+    other = torch.nn.Parameter(torch.ones(shape))
+    adam = torch.optim.AdamW([other], lr=0.01, weight_decay=0.0)
+    for gradient in given:
+        other.grad = gradient.clone()
+        adam.step()
+    torch.testing.assert_close(found, other.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_update_has_the_size_of_adams() -> None:
+    """α = √(d/r) puts the learning rate on AdamW's scale: within a factor of two for a square matrix at a quarter of its rank."""
+    gradient = gradients((64, 64), 1)[0]
+    found, _ = trained((64, 64), [gradient], rank=16, lr=1.0)
+    adam = adamw_update(gradient, torch.zeros(64, 64), torch.zeros(64, 64), 1, beta1=0.9, beta2=0.999, epsilon=1e-8)
+    assert 0.5 < float((found - 1).norm() / adam.norm()) < 2
+
+
+def test_gradients_of_zeros_do_not_freeze_the_tensor() -> None:
+    given = [torch.zeros(3, 8), torch.zeros(3, 8), *gradients((3, 8), 3)]
+    found, _ = trained((3, 8), given)
+    assert torch.isfinite(found).all()
+    assert (found != 1).all()
+
+
+def test_the_norm_of_an_update_grows_by_one_percent_at_most() -> None:
+    small, large = torch.full((3, 8), 1e-3), torch.full((3, 8), 1e3)
+    one, _ = trained((3, 8), [small], lr=1.0)
+    two, _ = trained((3, 8), [small, large], lr=1.0)
+    first, second = one - 1, two - one
+    assert float(second.norm()) <= float(first.norm()) * LIMIT * 1.0001
+
+
+def test_two_runs_are_bit_identical() -> None:
+    given = gradients((3, 8), 5)
+    assert torch.equal(trained((3, 8), given)[0], trained((3, 8), given)[0])
+
+
+def test_tensors_of_one_shape_have_projections_of_their_own() -> None:
+    given = gradients((3, 8), 5)
+    assert not torch.equal(trained((3, 8), given, name="a")[0], trained((3, 8), given, name="b")[0])
+
+
+def test_state_loads_without_pickled_objects_and_goes_on_bit_identically(tmp_path: object) -> None:
+    given = gradients((3, 8), 8)
+    whole, _ = trained((3, 8), given)
+    half, optimizer = trained((3, 8), given[:4])
+    torch.save(optimizer.state_dict(), f"{tmp_path}/state.pt")
+    parameter = torch.nn.Parameter(half.clone())
+    resumed = Apollo([("w", parameter)], lr=0.01, rank=2)
+    resumed.load_state_dict(torch.load(f"{tmp_path}/state.pt", weights_only=True))
+    for gradient in given[4:]:
+        parameter.grad = gradient.clone()
+        resumed.step()
+    assert torch.equal(parameter.detach(), whole)
+
+
+def test_state_is_two_small_matrices_and_two_scalars() -> None:
+    _, optimizer = trained((64, 100), gradients((64, 100), 1), rank=4)
+    (state,) = optimizer.state.values()
+    assert sum(tensor.numel() for tensor in state.values()) == 2 * 4 * 100 + 2
+
+
+def test_projections_have_the_variance_of_the_paper() -> None:
+    drawn = gaussian_projection(16, 4000, ("seed", "name", 0))
+    assert abs(float(drawn.var()) * 16 - 1) < 0.05
