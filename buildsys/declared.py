@@ -7,12 +7,13 @@ import math
 from pathlib import Path
 
 from buildsys import memory
-from buildsys.buildfile import Base, Behavior, Buildfile, Keep, Merged, Vector, Verify
+from buildsys.buildfile import Buildfile
 from buildsys.errors import nearest
 from buildsys.examples import rows
 from buildsys.graph import Folder, Graph, Output, Rows, Source, Step, Target, Text, Value, ordered
 from buildsys.merging import methods, options
 from buildsys.store.observe import Observer
+from buildsys.tables import Base, Behavior, Keep, Merged, Vector, Verify
 from buildsys.tensors import checkpoints
 
 

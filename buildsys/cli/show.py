@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildsys.cli.project import Project
 from buildsys.errors import BuildError, aligned
-from buildsys.execute import Outcome
 from buildsys.graph import Folder, Output, Rows, Source, Text
 from buildsys.plan import Plan, TargetPlan
+
+if TYPE_CHECKING:
+    from buildsys.execute import Outcome
 
 
 def status(plan: Plan) -> list[str]:

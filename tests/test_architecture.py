@@ -1,0 +1,107 @@
+"""Imports point one way, heavy libraries are loaded where an action runs, and an edited rule asks for its version."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from buildsys import rules
+
+PACKAGE = Path(rules.__file__).parents[1]
+LAYERS = [
+    ("cli",),
+    ("execute",),
+    ("perform",),
+    ("workers",),
+    ("plan",),
+    ("card", "declared"),
+    ("graph", "memory", "buildfile"),
+    ("tables",),
+    ("rules",),
+    ("store",),
+    ("merging", "training", "evaluation", "tensors", "examples"),
+    ("action", "errors"),
+]
+NUMBERS = LAYERS[-2]
+RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
+HEAVY = {"torch", "transformers", "accelerate", "doit", "safetensors", "tokenizers", "numpy"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__"))
+
+
+def imports(path: Path, *, top_level: bool) -> set[str]:
+    """Dotted names that a file imports; type-checking imports apart."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(sub)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for sub in ast.walk(node)
+    }
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = layer(path)
+    for name in imports(path, top_level=False):
+        parts = name.split(".")
+        if parts[0] != "buildsys" or len(parts) < 2 or parts[1] == "__version__":
+            continue
+        other = parts[1]
+        allowed = RANK[other] < RANK[own] or other == own
+        among_numbers = own in NUMBERS and other in NUMBERS
+        assert allowed or among_numbers or (own, other) == ("training", "rules"), f"{own} imports {name}"  # for Progress
+
+
+def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "Buildfile.toml").write_text('[merged.x]\nmethod = "ties"\nvectors = {}\n')
+    code = "import sys; from buildsys.cli.commands import run; run(['status']); print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY
+
+
+@pytest.mark.parametrize("name", rules.names())
+def test_a_rule_declares_what_an_executor_asks_of_it(name: str) -> None:
+    rule = rules.get(name)
+    assert isinstance(rule.VERSION, int)
+    assert rule.ROLES
+    assert isinstance(rule.PRELOAD, tuple)
+    assert isinstance(rule.FLUSH, bool)
+    assert rule.Params.model_config["extra"] == "forbid"
+    assert rule.__doc__
+
+
+SOURCES = {
+    # rule: (VERSION, digest of its source). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
+    # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone.
+}
+
+
+@pytest.mark.parametrize("name", rules.names())
+def test_an_edited_rule_asks_for_its_version(name: str) -> None:
+    rule = rules.get(name)
+    source = Path(str(rule.__file__)).read_bytes()
+    assert SOURCES[name] == (rule.VERSION, blake3(source).hexdigest()[:16])
+
+
+def test_files_stay_small() -> None:
+    assert [f"{path.name}: {n}" for path in modules() if (n := len(path.read_text().splitlines())) > 300] == []
