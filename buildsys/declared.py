@@ -6,10 +6,10 @@ import fnmatch
 import math
 from pathlib import Path
 
-from buildsys import memory
+from buildsys import memory, outside
 from buildsys.buildfile import Buildfile
 from buildsys.errors import nearest
-from buildsys.examples import rows
+from buildsys.examples.rows import Part
 from buildsys.graph import Folder, Graph, Output, Rows, Source, Step, Target, Text, Value, ordered
 from buildsys.merging import methods, options
 from buildsys.store.observe import Observer
@@ -20,18 +20,6 @@ from buildsys.tensors import checkpoints
 def graph(file: Buildfile, observer: Observer) -> Graph:
     """Raises UsageError with all problems of the file: names, kinds, missing files, cycles, rows that do not fit."""
     return _Reader(file, observer).graph()
-
-
-def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
-    """{digest, shape, number} of the rows that a source means; the file is parsed once for as long as it stays."""
-
-    def compute(path: str) -> str:
-        found = rows.parse(Path(path).read_bytes(), path)
-        picked = rows.part(found, source.part)
-        return f"{rows.digest(picked)} {rows.shape(found[0])} {len(picked)}"
-
-    digest, shape, number = observer.derived(source.path, f"rows {source.part}", compute).split()
-    return {"digest": digest, "shape": shape, "number": number}
 
 
 class _Reader:
@@ -116,7 +104,7 @@ class _Reader:
         if train.keep is not None:
             parameters["keep_weight"] = train.keep.weight
             self._keep(where, train.keep, inputs)
-        shape = parsed_rows(examples, self.observer)["shape"]
+        shape = outside.parsed_rows(examples, self.observer)["shape"]
         if train.objective == "preference" and shape != "preference":
             self.file.problem((*where, "train"), f"objective 'preference' needs rows with 'rejected'; {given.examples} has {shape} rows")
         self._add(Step(vector, vector, "train", parameters, inputs, settings={"save_steps": train.save_steps}))
@@ -147,7 +135,7 @@ class _Reader:
         self._verified(name, where, given.verify, base, target, given.verify.rows, "all", given.node)
 
     def _verified(
-        self, name: str, where: tuple[str, ...], verify: Verify, base: str, vector: str, path: str, part: rows.Part, node: str | None
+        self, name: str, where: tuple[str, ...], verify: Verify, base: str, vector: str, path: str, part: Part, node: str | None
     ) -> None:
         target = f"verified-{name}"
         held_out = self._rows((*where, "verify", "rows"), path, part)
@@ -162,7 +150,7 @@ class _Reader:
                 steps.append(Step(step, target, "evaluate", measured, inputs))
         if held_out is None or len(steps) != len(sets):
             return
-        shape = parsed_rows(held_out, self.observer)["shape"]
+        shape = outside.parsed_rows(held_out, self.observer)["shape"]
         metric = verify.metric or ("preference" if shape == "preference" else "loss")
         if metric == "preference" and shape != "preference":
             self.file.problem((*where, "verify", "metric"), f"metric 'preference' needs rows with 'rejected'; {path} has {shape} rows")
@@ -282,12 +270,12 @@ class _Reader:
         folder = str(Path(pattern).parent)
         self.file.problem((*where, "node"), f"node '{node}' is not in {folder}/", f"the nearest node is '{close}'" if close else "")
 
-    def _rows(self, where: tuple[str, ...], path: str, part: rows.Part) -> Rows | None:
+    def _rows(self, where: tuple[str, ...], path: str, part: Part) -> Rows | None:
         source = Rows(self._place(path), part)
         if self.observer.size(source.path) is None:
             self.file.problem(where, f"'{path}' is not there")
             return None
-        if int(parsed_rows(source, self.observer)["number"]) == 0:
+        if int(outside.parsed_rows(source, self.observer)["number"]) == 0:
             self.file.problem(where, f"'{path}' has no row left for the {part} part", "give more rows, or verify = { rows = … }")
             return None
         return source

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from buildsys import action, card, declared, rules
+from buildsys import action, card, outside, rules
 from buildsys.action import Action, Digest
-from buildsys.errors import UsageError
-from buildsys.graph import MODEL_CARD, Folder, Graph, Output, Rows, Source, Step, Target, Value
+from buildsys.graph import MODEL_CARD, Folder, Graph, Output, Source, Step, Target, Value
 from buildsys.store import generations
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
 from buildsys.store.outputs import Content
 from buildsys.store.records import Artifact
-from buildsys.tensors import checkpoints
 
 State = Literal["fresh", "absent", "stale", "unknown", "failed", "skipped"]
 Labels = dict[str, list[str]]
@@ -92,15 +90,7 @@ def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -
 def _digest(source: Source, artifacts: Mapping[str, Artifact], observer: Observer) -> Digest:
     if isinstance(source, Output):
         return artifacts[source.step].digest
-    try:
-        if isinstance(source, Rows):
-            return declared.parsed_rows(source, observer)["digest"]
-        if isinstance(source, Folder):
-            names = checkpoints.model_files(observer.names(source.path))
-            return action.digest_of_files({name: observer.digest(source.path / name) for name in names})
-        return observer.digest(source.path)
-    except OSError as error:
-        raise UsageError(f"{source.path} cannot be read", [("reason", error.strerror or str(error))]) from error
+    return outside.digest(source, observer)
 
 
 def _value(given: Any, artifacts: Mapping[str, Artifact]) -> Any:

@@ -64,7 +64,8 @@ def test_update_matches_a_float64_reference_over_50_updates(shape: str, mini: bo
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_tensor_that_is_no_matrix_gets_adam(shape: tuple[int, ...] = SHAPES["norm"]) -> None:
+def test_a_tensor_that_is_no_matrix_gets_adam() -> None:
+    shape = SHAPES["norm"]
     given = gradients(shape, 10)
     found, _ = trained(shape, given)
     other = torch.nn.Parameter(torch.ones(shape))

@@ -18,6 +18,7 @@ LAYERS = [
     ("workers",),
     ("plan",),
     ("card", "declared"),
+    ("outside",),
     ("graph", "memory", "buildfile"),
     ("tables",),
     ("rules",),

@@ -1,0 +1,37 @@
+"""Digests of what lies outside the store: rows as parsed, model folders as lists of files, texts as bytes. Remembers through `observe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from buildsys.action import Digest, digest_of_files
+from buildsys.errors import UsageError
+from buildsys.examples import rows
+from buildsys.graph import Folder, Rows, Text
+from buildsys.store.observe import Observer
+from buildsys.tensors import checkpoints
+
+
+def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
+    """Raises UsageError where a file cannot be read."""
+    try:
+        if isinstance(source, Rows):
+            return parsed_rows(source, observer)["digest"]
+        if isinstance(source, Folder):
+            names = checkpoints.model_files(observer.names(source.path))
+            return digest_of_files({name: observer.digest(source.path / name) for name in names})
+        return observer.digest(source.path)
+    except OSError as error:
+        raise UsageError(f"{source.path} cannot be read", [("reason", error.strerror or str(error))]) from error
+
+
+def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
+    """{digest, shape, number} of the rows that a source means; the file is parsed once for as long as it stays."""
+
+    def compute(path: str) -> str:
+        found = rows.parse(Path(path).read_bytes(), path)
+        picked = rows.part(found, source.part)
+        return f"{rows.digest(picked)} {rows.shape(found[0])} {len(picked)}"
+
+    found, shape, number = observer.derived(source.path, f"rows {source.part}", compute).split()
+    return {"digest": found, "shape": shape, "number": number}
