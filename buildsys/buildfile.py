@@ -226,7 +226,7 @@ def line_of(source: str, where: tuple[str, ...]) -> int:
         if depth == len(keys) and depth < len(where):  # an inline table, perhaps over several lines
             while depth < len(where) and re.search(rf"""["']?{re.escape(where[depth])}["']?\s*=""", line):
                 depth += 1
-        if depth > best and (keys == list(where[: len(keys)])):
+        if depth > best and depth in (len(keys), len(where)):
             best, found = depth, number
     return found
 

@@ -67,6 +67,12 @@ def encode(tokenizer: Tokenizer, rows: Sequence[Row], max_length: int) -> list[E
     ]
 
 
+def whole(tokenizer: Tokenizer, rows: Sequence[Row], max_length: int) -> list[Example]:
+    """Every row with all of its tokens marked, prompt and answer alike: what must not change as a whole."""
+    found = [one.chosen for one in encode(tokenizer, rows, max_length)]
+    return [Example(Answer(one.ids, [position > 0 for position in range(len(one.ids))], one.cut), None) for one in found]
+
+
 def answer(tokenizer: Tokenizer, row: Row, field: str, max_length: int) -> Answer:
     """One sequence of a row: all of a `text`, every assistant turn of `messages`, else the answer after the prompt."""
     kind = shape(row)

@@ -63,7 +63,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
     room = models.context(model, params.max_length)
     examples = encode.encode(tokenizer, fit.rows(inputs["examples"]), room)
-    keep = encode.encode(tokenizer, fit.rows(inputs["keep"]), room) if "keep" in inputs else []
+    keep = encode.whole(tokenizer, fit.rows(inputs["keep"]), room) if "keep" in inputs else []
     loss = objectives.Behaviour(params.objective, params.margin, model, bool(keep), params.keep_weight)
     batches = objectives.batches(examples, keep, params.max_steps * params.gradient_accumulation_steps, params)
     facts = fit.fit(model, batches, loss, fit.Schedule.of(params), optimizers.make(params, model), progress)

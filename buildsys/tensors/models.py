@@ -26,7 +26,7 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BuildError("the base cannot be loaded", [("folder", str(folder)), ("reason", reason)]) from error
+        raise BuildError("the base cannot be loaded", [("reason", reason)]) from error
     model, loading = found
     absent = sorted(set(loading["missing_keys"]) - set(model.all_tied_weights_keys))
     if absent:
