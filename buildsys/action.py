@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from blake3 import blake3
@@ -48,50 +49,35 @@ def canonical_bytes(value: Any) -> bytes:
 
     Raises TypeError for a value that has no single spelling (path, set, NaN, a key that is no string); nothing is str()-ed.
     """
-    out: list[str] = []
-    _spell(value, out)
-    return "".join(out).encode()
+    return _spelt(value).encode()
 
 
-def _spell(value: Any, out: list[str]) -> None:
-    if value is None or value is True or value is False:
-        out.append({None: "null", True: "true", False: "false"}[value])
-    elif type(value) is str:
-        import json
-
-        out.append(json.dumps(value, ensure_ascii=False))
-    elif type(value) is int:
-        out.append(str(value))
-    elif type(value) is float:
+def _spelt(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value)
+    if kind is list or kind is tuple:
+        return f"[{','.join(map(_spelt, value))}]"
+    if value is None or kind is bool:
+        return {None: "null", True: "true", False: "false"}[value]
+    if kind is int:
+        return str(value)
+    if kind is float:
         if not math.isfinite(value):
             raise TypeError(f"{value} has no canonical form")
         # 1 and 1.0 are one value in a Buildfile, -0.0 and 0.0 too
-        out.append(str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value))
-    elif type(value) in (list, tuple):
-        out.append("[")
-        for position, item in enumerate(value):
-            if position:
-                out.append(",")
-            _spell(item, out)
-        out.append("]")
-    elif isinstance(value, Mapping):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if isinstance(value, Mapping):
         if not all(type(key) is str for key in value):
             raise TypeError(f"a key that is no string has no canonical form: {list(value)!r}")
-        out.append("{")
-        for position, key in enumerate(sorted(value)):
-            if position:
-                out.append(",")
-            _spell(key, out)
-            out.append(":")
-            _spell(value[key], out)
-        out.append("}")
-    else:
-        raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
+        return f"{{{','.join([f'{encode_basestring(key)}:{_spelt(value[key])}' for key in sorted(value)])}}}"
+    raise TypeError(f"{kind.__name__} has no canonical form: {value!r}")
 
 
 def digest_of_files(files: Mapping[str, Digest]) -> Digest:
     """An artifact's digest: that of its list of (name, digest), sorted by name."""
-    return digest_of(canonical_bytes([[name, files[name]] for name in sorted(files)]))
+    pairs = (f"[{encode_basestring(name)},{encode_basestring(files[name])}]" for name in sorted(files))
+    return digest_of(f"[{','.join(pairs)}]".encode())  # canonical_bytes of the list, without asking what each entry is
 
 
 def changes(

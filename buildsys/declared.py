@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 from pathlib import Path
 
 from buildsys import memory, outside
@@ -281,7 +282,7 @@ class _Reader:
         return source
 
     def _place(self, path: str) -> Path:
-        return self.root / Path(path).expanduser()
+        return self.root / (os.path.expanduser(path) if path.startswith("~") else path)
 
 
 def _finite_number(value: object) -> bool:

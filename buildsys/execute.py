@@ -83,6 +83,7 @@ class _Run:
     def __init__(self, plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, jobs: int) -> None:
         self.plan, self.cache, self.observer, self.watcher = plan, cache, observer, watcher
         self.jobs = jobs
+        self.inside = frozenset(plan.run)
         self.resolved: dict[str, Resolved] = {name: one.resolved for name, one in plan.steps.items() if one.resolved}
         self.artifacts: dict[str, Artifact] = {
             name: one.artifact for name, one in plan.steps.items() if one.artifact and one.state in ("fresh", "absent")
@@ -96,12 +97,11 @@ class _Run:
 
     def all(self, keep_going: bool) -> Outcome:
         for name in self.plan.selected:
-            if self.plan.targets[name].output and self.plan.graph.targets[name].step not in self.plan.run:
+            if self.plan.targets[name].output and self.plan.graph.targets[name].step not in self.inside:
                 self._publish(self.plan.graph.targets[name])
         if self.plan.run:
-            inside = set(self.plan.run)
             tasks = [
-                Task(name, [_Make(self, name)], task_dep=[need for need in self.plan.graph.steps[name].needs() if need in inside])
+                Task(name, [_Make(self, name)], task_dep=[need for need in self.plan.graph.steps[name].needs() if need in self.inside])
                 for name in self.plan.run
             ]
             control = TaskControl(tasks)
@@ -187,7 +187,7 @@ class _Run:
             log = self.cache.log(self.resolved[step].key)
             shown = str(log) if log.exists() else None
             return Result("failed", self.resolved[step].key, error=self.errors[step], log=shown, why=planned.reasons)
-        unfinished = [step for step in target.steps if step in self.plan.run and step not in self.done]
+        unfinished = [step for step in target.steps if step in self.inside and step not in self.done]
         if unfinished:
             return Result("skipped", why=planned.reasons)
         seconds = sum(self.seconds.get(step, 0.0) for step in target.steps)

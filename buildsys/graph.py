@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ class Step:
 
     def needs(self) -> list[str]:
         """Every step that has to be done before."""
+        return self._needs
+
+    @cached_property
+    def _needs(self) -> list[str]:
         found = [source.step for source in self.sources() if isinstance(source, Output)]
         values = [value for given in self.parameters.values() for value in (given if isinstance(given, list) else [given])]
         found += [value.step for value in values if isinstance(value, Value)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from buildsys.action import Digest, digest_of_files
@@ -19,7 +20,7 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
             return parsed_rows(source, observer)["digest"]
         if isinstance(source, Folder):
             names = checkpoints.model_files(observer.names(source.path))
-            return digest_of_files({name: observer.digest(source.path / name) for name in names})
+            return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
         return observer.digest(source.path)
     except OSError as error:
         raise UsageError(f"{source.path} cannot be read", [("reason", error.strerror or str(error))]) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,9 +82,20 @@ def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -
         inputs[role] = [inputs[role][i] for i in order]
         parameters[beside] = [parameters[beside][i] for i in order]
         labels = {name: [entries[i] for i in order] if name in (role, beside) else entries for name, entries in labels.items()}
-    parameters = rule.Params(**parameters).model_dump()
+    parameters = _completed(step.rule, parameters)
     found = Action(step.rule, rule.VERSION, parameters, inputs)
     return Resolved(found, found.key(), labels, order)
+
+
+def _completed(rule: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of a rule in their types, defaults included; many steps are given the same."""
+    same = (rule, repr(given))
+    if same not in _COMPLETED:
+        _COMPLETED[same] = rules.get(rule).Params(**given).model_dump()
+    return _COMPLETED[same]
+
+
+_COMPLETED: dict[tuple[str, str], dict[str, Any]] = {}
 
 
 def _digest(source: Source, artifacts: Mapping[str, Artifact], observer: Observer) -> Digest:
@@ -122,7 +133,13 @@ def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str]
     if run:
         history = generations.latest(cache.folder)
         steps = {name: _explained(graph.steps[name], one, history, cache, name in forced) for name, one in steps.items()}
-    targets = {name: _target(graph, graph.targets[name], steps, cache, observer, name in selected) for name in _targets_of(graph, needed)}
+    targets = {name: _target(graph.targets[name], steps) for name in _targets_of(graph, needed)}
+    made = {name: one.artifact for name, one in steps.items() if one.artifact}
+    resolved = {name: one.resolved for name, one in steps.items() if one.resolved}
+    for name in selected:
+        if targets[name].state == "fresh":
+            expected = content(graph, graph.targets[name], made, resolved)
+            targets[name] = replace(targets[name], output=cache.outputs.difference(name, expected, observer))
     return Plan(graph, tuple(selected), steps, targets, tuple(run), forced)
 
 
@@ -192,7 +209,7 @@ def _targets_of(graph: Graph, needed: Iterable[str]) -> list[str]:
 _WORST: tuple[State, ...] = ("failed", "skipped", "stale", "unknown", "absent", "fresh")
 
 
-def _target(graph: Graph, target: Target, steps: Mapping[str, StepPlan], cache: Cache, observer: Observer, shown: bool) -> TargetPlan:
+def _target(target: Target, steps: Mapping[str, StepPlan]) -> TargetPlan:
     own = [steps[name] for name in target.steps if name in steps]
     state = min((one.state for one in own), key=_WORST.index)
     reasons = tuple(dict.fromkeys(reason for one in own if one.state == state for reason in one.reasons))
@@ -200,15 +217,7 @@ def _target(graph: Graph, target: Target, steps: Mapping[str, StepPlan], cache: 
     known = main is not None and main.state in ("fresh", "absent", "failed")
     key = main.resolved.key if main and main.resolved else None
     digest = main.artifact.digest if main and main.artifact and known else None
-    output = None
-    if shown and state == "fresh" and main and main.artifact:
-        expected = content(graph, target, {name: one.artifact for name, one in steps.items() if one.artifact}, steps_resolved(steps))
-        output = cache.outputs.difference(target.name, expected, observer)
-    return TargetPlan(state, key, digest, reasons, output)
-
-
-def steps_resolved(steps: Mapping[str, StepPlan]) -> dict[str, Resolved]:
-    return {name: one.resolved for name, one in steps.items() if one.resolved}
+    return TargetPlan(state, key, digest, reasons)
 
 
 def content(graph: Graph, target: Target, artifacts: Mapping[str, Artifact], resolved: Mapping[str, Resolved]) -> Content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ from buildsys.store import fresh
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; every failure that a user can meet is printed as an error, not raised."""
+    gc.disable()  # a short process whose many small objects all live to its end
     try:
         command.main(_normal(arguments), prog_name="build", standalone_mode=False)
         sys.stdout.flush()

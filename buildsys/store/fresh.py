@@ -13,6 +13,7 @@ from _blake2 import blake2b  # what hashlib gives, without loading OpenSSL for i
 
 _HEAD = "buildsys-fresh-1"
 _PACK = struct.Struct("<qqqqqQ").pack
+seen: dict[str, bytes] = {}  # what a replay that did not match found: the plan that follows need not ask again
 COMMANDS = frozenset(("status", "why", "list", "show", "sample"))
 
 
@@ -49,9 +50,14 @@ def answer(arguments: list[str], folder: str) -> str | None:
     before = os.getcwd()
     os.chdir(root)  # relative paths are shorter walks for the kernel
     try:
-        return message if _digest(paths) == digest else None
+        found = [signature(path) for path in paths]
     finally:
         os.chdir(before)
+    if _hashed(found) == digest:
+        return message
+    at = root + os.sep
+    seen.update(zip([path if path[:1] == os.sep else at + path for path in paths], found, strict=True))
+    return None
 
 
 def remember(cache: str, targets: list[str], message: str, observed: dict[str, bytes]) -> None:
@@ -91,10 +97,6 @@ def project_root(folder: str) -> str | None:
             return None
         folder = parent
     return folder
-
-
-def _digest(paths: list[str]) -> str:
-    return _hashed(map(signature, paths))
 
 
 def _hashed(signatures: object) -> str:

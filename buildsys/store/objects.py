@@ -19,13 +19,18 @@ class Objects:
     def __init__(self, cache: Path) -> None:
         self.folder = cache / "objects"
         self.damaged = cache / "damaged"
+        self._root = f"{self.folder}{os.sep}"
 
     def path(self, digest: Digest) -> Path:
-        return self.folder / digest[:2] / digest[2:]
+        return Path(self.place(digest))
+
+    def place(self, digest: Digest) -> str:
+        """`path` as text: a plan asks for thousands."""
+        return f"{self._root}{digest[:2]}{os.sep}{digest[2:]}"
 
     def intact(self, digest: Digest, size: int, observer: Observer) -> bool:
         """True where the object is there and its bytes are those of its name; re-hashed only when its seal is broken."""
-        place = self.path(digest)
+        place = self.place(digest)
         if observer.size(place) != size:
             return False
         if observer.modified(place) == SEALED_NS:
@@ -36,7 +41,7 @@ class Objects:
         """Why an object cannot be used, in a few words, or None."""
         if self.intact(digest, size, observer):
             return None
-        missing = observer.size(self.path(digest)) is None
+        missing = observer.size(self.place(digest)) is None
         return f"object {digest[:12]} is {'missing' if missing else 'damaged'}"
 
     def put(self, file: Path, *, flush: bool) -> tuple[Digest, int]:

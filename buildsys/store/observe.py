@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import sqlite3
+import stat
 import struct
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from buildsys.action import Digest
+from buildsys.store import fresh
 from buildsys.store.fresh import signature
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
@@ -28,6 +31,8 @@ class Observer:
 
     def __init__(self, database: Path | None) -> None:
         self.observed: dict[str, bytes] = {}
+        self._early, self._early_at = dict(fresh.seen), time.time_ns()  # as of a moment ago, and checked again before a file is read
+        fresh.seen.clear()
         self._seen_at: dict[str, int] = {}
         self._database = database
         self._known: dict[tuple[str, str], tuple[bytes, str]] = _load(database)
@@ -37,8 +42,9 @@ class Observer:
         path = os.fspath(path)
         found = self.observed.get(path)
         if found is None:
-            self._seen_at[path] = time.time_ns()
-            found = self.observed[path] = signature(path)
+            early = self._early.pop(path, None)
+            self._seen_at[path] = time.time_ns() if early is None else self._early_at
+            found = self.observed[path] = signature(path) if early is None else early
         return found
 
     def size(self, path: Path | str) -> int | None:
@@ -56,6 +62,7 @@ class Observer:
 
     def forget(self, path: Path | str) -> None:
         """Look again next time: we have just written it."""
+        self._early.pop(os.fspath(path), None)
         self.observed.pop(os.fspath(path), None)
 
     def digest(self, path: Path | str) -> Digest:
@@ -71,6 +78,8 @@ class Observer:
             known = self._known.get((path, kind))
             if known and known[0] == found:
                 return known[1]
+            if not found:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             value = compute(path)
             if signature(path) == found:  # not written to while it was read
                 break
@@ -100,12 +109,10 @@ class Observer:
 
     def names(self, folder: Path | str) -> list[str]:
         """The sorted names in a folder; its own signature changes with them. Empty where it is none."""
-        if not self.signature(folder):
+        found = self.signature(folder)
+        if not found or not stat.S_ISDIR(_UNPACK(found)[0]):
             return []
-        try:
-            return sorted(os.listdir(folder))
-        except NotADirectoryError:
-            return []
+        return self.derived(folder, "names", lambda path: "/".join(sorted(os.listdir(path)))).split("/")
 
     def glob(self, root: Path, pattern: str) -> list[Path]:
         """The files that match, sorted; every folder that a new match could appear in is observed."""

@@ -42,22 +42,22 @@ class Outputs:
 
     def difference(self, target: str, content: Content, observer: Observer) -> str | None:
         """Why the folder is not what it should be, in a few words; None where it is."""
-        folder = self.path(target)
-        if not observer.signature(folder):
+        folder = f"{self.folder}{os.sep}{target}{os.sep}"
+        if not observer.signature(folder[:-1]):
             return "output folder is missing"
         for name, (digest, size) in content.files.items():
-            found = observer.identity(folder / name)
+            found = observer.identity(folder + name)
             if found is None:
                 return f"output {name} is missing"
-            if found == observer.identity(self._objects.path(digest)):
+            if found == observer.identity(self._objects.place(digest)):
                 continue
-            if observer.size(folder / name) != size or observer.digest(folder / name) != digest:
+            if observer.size(folder + name) != size or observer.digest(folder + name) != digest:
                 return f"output {name} was edited"
         for name, place in content.links.items():
-            if observer.identity(folder / name) != observer.identity(place) or not os.path.islink(folder / name):
+            if observer.identity(folder + name) != observer.identity(place) or not os.path.islink(folder + name):
                 return f"output {name} is no link to {place}"
         for name, text in content.texts.items():
-            if not observer.signature(folder / name) or (folder / name).read_bytes() != text:
+            if not observer.signature(folder + name) or Path(folder + name).read_bytes() != text:
                 return f"output {name} is out of date"
         return None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ class Artifact:
     facts: Mapping[str, Any] = field(default_factory=dict)
     boot: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         return digest_of_files({name: digest for name, (digest, _) in {**self.files, **self.references}.items()})
 
@@ -45,18 +47,19 @@ class Artifact:
 class Records:
     def __init__(self, cache: Path) -> None:
         self.folder = cache / "actions"
+        self._root = f"{self.folder}{os.sep}"
 
     def path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key[2:]}.json"
+        return Path(self._place(key))
+
+    def _place(self, key: str) -> str:
+        return f"{self._root}{key[:2]}{os.sep}{key[2:]}.json"
 
     def read(self, key: str, observer: Observer | None = None) -> Artifact | None:
         """The recorded artifact, or None. A record that does not parse counts as none: it is made again."""
-        place = self.path(key)
-        if observer is not None and not observer.signature(place):
-            return None
+        place = self._place(key)
         try:
-            with open(place, "rb") as file:
-                given = json.loads(file.read())
+            given = json.loads(_text(place) if observer is None else observer.derived(place, "record", _text))
             return Artifact(
                 given["action"],
                 {name: (digest, size) for name, (digest, size) in given["files"].items()},
@@ -81,6 +84,11 @@ class Records:
 
     def remove(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
+
+
+def _text(place: str) -> str:
+    with open(place, encoding="utf-8") as file:
+        return file.read()
 
 
 def this_boot() -> str:

@@ -60,7 +60,10 @@ def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], dtype: str,
             moved[name] = tau
             squares += float(tau.double().square().sum())
     if not moved:
-        raise BuildError("training changed no weight", hint="a loss of 0 means that the base prefers the chosen answers already: raise margin, or give other rows")
+        raise BuildError(
+            "training changed no weight",
+            hint="a loss of 0 means that the base prefers the chosen answers already: raise margin, or give other rows",
+        )
     writer = Writer(file, {name: (SPELLED[tau.dtype], tuple(tau.shape)) for name, tau in moved.items()}, {})
     for name in sorted(moved):
         writer.write(name, raw(moved[name]))
