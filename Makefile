@@ -20,10 +20,10 @@ lint: venv
 	$(BIN)/mypy
 
 test: venv
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: venv
-	$(BIN)/pytest -n 2 -m ''
+	$(BIN)/pytest -n 2 --dist loadfile -m ''
 
 bench: venv
 	$(BIN)/python -m bench
