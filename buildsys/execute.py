@@ -36,6 +36,7 @@ class Watcher(Protocol):
     def started(self, step: Step) -> None: ...
     def progress(self, step: Step, text: str, share: float | None) -> None: ...
     def ended(self, step: Step, seconds: float) -> None: ...
+    def noted(self, step: Step, text: str) -> None: ...
     def failed(self, step: Step, error: BuildError) -> None: ...
 
 
@@ -144,6 +145,8 @@ class _Run:
             self.artifacts[name] = artifact
             if made:
                 self.seconds[name] = time.monotonic() - started
+                if "rows_cut" in artifact.facts:
+                    self.watcher.noted(step, cut_rows(artifact.facts))
             self._finished(step)
         except BuildError as error:
             self.errors[name] = error
@@ -201,6 +204,12 @@ class _Run:
             planned.reasons if built else (),
             facts,
         )
+
+
+def cut_rows(facts: Mapping[str, Any]) -> str:
+    """What happened to rows that were longer than the context."""
+    number, total, longest = facts["rows_cut"], facts["rows"], facts["max_length"]
+    return f"{number} of {total} rows were longer than {longest} tokens and lost their beginning"
 
 
 def verdict_error(target: str, artifact: Artifact) -> BuildError:

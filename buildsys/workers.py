@@ -20,6 +20,7 @@ from typing import Any
 
 from buildsys import rules
 from buildsys.errors import BuildError, os_failure
+from buildsys.progress import Progress
 
 Report = Callable[[str, float | None], None]
 
@@ -169,7 +170,7 @@ def _perform(request: Request) -> dict[str, Any]:
     rule = rules.get(request.rule)
     words = _words
     assert words is not None
-    progress = rules.Progress(request.folder, lambda text, share: words.send(("progress", text, share)), request.settings)
+    progress = Progress(request.folder, lambda text, share: words.send(("progress", text, share)), request.settings)
     with _last_word(words), _logged(request.log):
         try:
             params = rule.Params(**request.parameters)

@@ -1,5 +1,6 @@
 """What is rebuilt and what is not, over graphs of tiny rules, against a clean build and a meaning-only oracle."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -178,6 +179,37 @@ def test_a_worker_that_dies_fails_its_own_target_only(chain: World) -> None:
     outcome = chain.build(keep_going=True)
     assert outcome.targets["second"].error.headline == "its worker died"  # type: ignore[union-attr]
     assert outcome.targets["side"].state == "built"
+
+
+def test_an_input_that_changes_while_it_is_read_fails_its_target(chain: World) -> None:
+    chain.nodes["meddler"] = Node(["a.txt"], suffix="meddle")
+    outcome = chain.build(["meddler"])
+    assert str(outcome.targets["meddler"].error) == (
+        f"error: an input changed while it was read\n  input  {chain.root}/a.txt\nhint: build again"
+    )
+    assert chain.plan(["meddler"]).steps["meddler"].state == "stale"
+
+
+def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hashed(chain: World) -> None:
+    """A record from another boot, whose object has the right size and timestamp but lost its bytes."""
+    step = chain.plan().steps["third"]
+    assert step.artifact is not None
+    assert step.resolved is not None
+    cache = chain.cache()
+    record = cache.records.path(step.resolved.key)
+    record.write_text(record.read_text().replace(cache.boot, "an earlier boot"))
+    assert chain.plan(["third"]).steps["third"].state == "fresh"  # its bytes are there, and the record is settled
+    assert "an earlier boot" not in record.read_text()
+    record.write_text(record.read_text().replace('"boot": ""', '"boot": "an earlier boot"'))
+    place = cache.objects.path(step.artifact.files["text"][0])
+    before = place.stat()
+    place.chmod(0o644)
+    place.write_bytes(b"\0" * before.st_size)
+    os.utime(place, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    (cache.folder / "stat.sqlite").unlink()
+    chain.build(["third"])
+    assert chain.ran() == ["third"]
+    assert place.read_text() == "hel!"
 
 
 def test_a_failed_target_is_tried_again(chain: World) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from buildsys.errors import BuildError
 from buildsys.merging import options, stream
 from buildsys.merging.methods import METHODS, task_arithmetic, ties
-from buildsys.rules import Progress
+from buildsys.progress import Progress
 from buildsys.tensors import checkpoints, delta
 from tests.checkpoints import checkpoint
 

@@ -40,6 +40,9 @@ class Lines:
             self._said[step.name] = now
             self._say(f"{step.name}: {text}")
 
+    def noted(self, step: Step, text: str) -> None:
+        self._say(f"{step.name}: {text}")
+
     def ended(self, step: Step, seconds: float) -> None:
         self._say(f"{step.name}: done in {seconds:.1f} s")
 
@@ -78,6 +81,9 @@ class Live:
 
     def progress(self, step: Step, text: str, share: float | None) -> None:
         self._progress.update(self._tasks[step.name], text=text, total=1.0 if share is not None else None, completed=share or 0.0)
+
+    def noted(self, step: Step, text: str) -> None:
+        self._console.print(f"  {step.name}: {text}", markup=False)
 
     def ended(self, step: Step, seconds: float) -> None:
         self._end(step, f"[green]✓[/] {step.name} [dim]{seconds:.1f} s[/]")

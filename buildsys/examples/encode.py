@@ -153,4 +153,4 @@ def cut_facts(examples: Sequence[Example], max_length: int) -> dict[str, Any]:
     cut = [example for example in examples if example.chosen.cut or (example.rejected and example.rejected.cut)]
     if not cut:
         return {}
-    return {"rows_cut": len(cut), "rows": len(examples), "max_length": max_length, "kept": "the end, where the answer is"}
+    return {"rows_cut": len(cut), "rows": len(examples), "max_length": max_length}

@@ -14,7 +14,7 @@ from buildsys.merging.methods import METHODS, kept_number
 from buildsys.tensors import checkpoints, delta
 
 if TYPE_CHECKING:
-    from buildsys.rules import Progress
+    from buildsys.progress import Progress
 
 _PIECE = 1 << 24  # entries of one vector looked at together when a threshold spans the model
 

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,18 +44,6 @@ class Inputs:
 
     def __contains__(self, role: str) -> bool:
         return role in self.paths
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a running rule tells, and the folder it may keep checkpoints in: a killed run finds them again."""
-
-    folder: Path
-    report: Callable[[str, float | None], None]  # (what is going on, share done or None)
-    settings: Mapping[str, Any]  # what steers a run without deciding its result
-
-    def __call__(self, text: str, share: float | None = None) -> None:
-        self.report(text, share)
 
 
 def names() -> list[str]:

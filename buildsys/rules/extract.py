@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from buildsys.rules import Inputs, Progress, Strict
+from buildsys.progress import Progress
+from buildsys.rules import Inputs, Strict
 
 VERSION = 1
 ROLES = {"base": "model folder", "model": "model folder"}

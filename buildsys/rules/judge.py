@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from buildsys.rules import Inputs, Progress, Strict
+from buildsys.progress import Progress
+from buildsys.rules import Inputs, Strict
 
 VERSION = 1
 ROLES = {"rows": "evaluation of the behaviour's held-out rows", "controls": "evaluation of each control set"}

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from buildsys.rules import Inputs, Progress, Strict
+from buildsys.progress import Progress
+from buildsys.rules import Inputs, Strict
 
 VERSION = 1
 ROLES = {"corpus": "text files, documents apart by an empty line"}

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from buildsys.rules import Inputs, Progress, Strict
+from buildsys.progress import Progress
+from buildsys.rules import Inputs, Strict
 
 VERSION = 1
 ROLES = {"base": "model folder", "examples": "rows", "keep": "rows whose next-token distribution stays the base's (optional)"}

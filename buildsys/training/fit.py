@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from buildsys.errors import BuildError
 from buildsys.examples.rows import Row
-from buildsys.rules import Progress
+from buildsys.progress import Progress
 
 Loss = Callable[[PreTrainedModel, Any], torch.Tensor]
 SECONDS_BETWEEN_CHECKPOINTS = 15.0

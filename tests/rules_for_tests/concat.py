@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from buildsys.errors import BuildError
-from buildsys.rules import Inputs, Progress, Strict
+from buildsys.progress import Progress
+from buildsys.rules import Inputs, Strict
 
 VERSION = 1
 ROLES = {"parts": "texts"}
@@ -27,6 +28,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         raise BuildError("asked to fail", [("suffix", "fail")], "use another suffix")
     if params.suffix == "die":
         os._exit(9)
+    if params.suffix == "meddle":
+        inputs["parts"][0].resolve().write_text("changed meanwhile")
     (out / "text").write_text(text)
     (out / "length").write_text(str(len(text)))
     return {"length": len(text)}
