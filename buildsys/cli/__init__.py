@@ -10,10 +10,11 @@ def main() -> None:
     """Entry point of the `build` script."""
     from buildsys.store import fresh
 
-    message = fresh.answer(sys.argv[1:], os.getcwd())
+    seen: dict[str, bytes] = {}
+    message = fresh.answer(sys.argv[1:], os.getcwd(), seen)
     if message is not None:
         print(message, file=sys.stderr)
         return
     from buildsys.cli.commands import run
 
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], seen))

@@ -21,11 +21,14 @@ from buildsys.errors import BuildError, Interrupted, UsageError, nearest
 from buildsys.store import fresh
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; every failure that a user can meet is printed as an error, not raised."""
+def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
+    """Run one command line and return its exit code; every failure that a user can meet is printed as an error, not raised.
+
+    seen  signatures of files that were asked for a moment ago
+    """
     gc.disable()  # a short process whose many small objects all live to its end
     try:
-        command.main(_normal(arguments), prog_name="build", standalone_mode=False)
+        command.main(_normal(arguments), prog_name="build", standalone_mode=False, obj=seen)
         sys.stdout.flush()
         return _exit_code[0]
     except BrokenPipeError:
@@ -108,7 +111,7 @@ def make(
     quiet: bool, verbose: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Make TARGETS (names or globs; none: the file's default)."""
-    project = projects.opened(folder)
+    project = projects.opened(folder, click.get_current_context().obj)
     plan = planning.make(project.graph, project.cache, project.observer, targets, force=force)
     if dry_run:
         _print(show.plan_json(plan), show.status(plan), as_json)
@@ -169,7 +172,7 @@ def why(target: str, folder: str, as_json: bool, debug: bool) -> None:
 @_debug
 def list_(folder: str, as_json: bool, debug: bool) -> None:
     """List the targets."""
-    targets = projects.opened(folder).graph.targets.values()
+    targets = projects.opened(folder, click.get_current_context().obj).graph.targets.values()
     found = {one.name: {"kind": one.kind, "node": one.node} for one in targets}
     _print({"exit": 0, "targets": found}, [one.name for one in targets], as_json)
 
@@ -214,7 +217,7 @@ def sample(
 
 
 def _planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:
-    project = projects.opened(folder)
+    project = projects.opened(folder, click.get_current_context().obj)
     return project, planning.make(project.graph, project.cache, project.observer, patterns)
 
 

@@ -26,7 +26,7 @@ class Project:
     graph: Graph
 
 
-def opened(folder: str) -> Project:
+def opened(folder: str, seen: dict[str, bytes] | None = None) -> Project:
     """Raises UsageError where there is no Buildfile, or where it has problems."""
     root = fresh.project_root(folder)
     if root is None:
@@ -35,11 +35,11 @@ def opened(folder: str) -> Project:
         raise UsageError("there is no Buildfile.toml", [("looked in", str(Path(folder).resolve())), ("and", "the folders above it")])
     path = Path(root)
     cache = Cache.open(path / "cache")
-    return _read(path, cache)
+    return _read(path, cache, seen)
 
 
-def _read(root: Path, cache: Cache) -> Project:
-    observer = cache.observer()
+def _read(root: Path, cache: Cache, seen: dict[str, bytes] | None = None) -> Project:
+    observer = cache.observer(seen)
     for place in (root / "Buildfile.toml", cache.folder / "FORMAT", *sorted(Path(buildsys.__file__).parent.rglob("*.py"))):
         observer.signature(place)  # a new version of the program may find something to do
     file = buildfile.read(root / "Buildfile.toml")

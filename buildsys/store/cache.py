@@ -70,8 +70,8 @@ class Cache:
         except OSError as error:
             raise os_failure(error, f"{self.folder} cannot be written") from error
 
-    def observer(self) -> Observer:
-        return Observer(self.folder / "stat.sqlite")
+    def observer(self, seen: dict[str, bytes] | None = None) -> Observer:
+        return Observer(self.folder / "stat.sqlite", seen)
 
     def usable(self, key: str, observer: Observer) -> tuple[Artifact | None, str]:
         """(the artifact of a key whose blobs are all there, "") or (None, why not)."""

@@ -13,7 +13,6 @@ from _blake2 import blake2b  # what hashlib gives, without loading OpenSSL for i
 
 _HEAD = "buildsys-fresh-1"
 _PACK = struct.Struct("<qqqqqQ").pack
-seen: dict[str, bytes] = {}  # what a replay that did not match found: the plan that follows need not ask again
 COMMANDS = frozenset(("status", "why", "list", "show", "sample"))
 
 
@@ -26,8 +25,11 @@ def signature(path: str) -> bytes:
     return _PACK(s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev & 0xFFFFFFFFFFFFFFFF)
 
 
-def answer(arguments: list[str], folder: str) -> str | None:
-    """What the full plan would say, if nothing that it looked at has changed; None where only it can tell."""
+def answer(arguments: list[str], folder: str, seen: dict[str, bytes] | None = None) -> str | None:
+    """What the full plan would say, if nothing that it looked at has changed; None where only it can tell.
+
+    `seen` takes the signatures of a replay that did not match: the plan that follows at once need not ask again.
+    """
     targets = []
     given = iter(arguments)
     for argument in given:
@@ -56,7 +58,8 @@ def answer(arguments: list[str], folder: str) -> str | None:
     if _hashed(found) == digest:
         return message
     at = root + os.sep
-    seen.update(zip([path if path[:1] == os.sep else at + path for path in paths], found, strict=True))
+    if seen is not None:
+        seen.update(zip([path if path[:1] == os.sep else at + path for path in paths], found, strict=True))
     return None
 
 

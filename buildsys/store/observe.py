@@ -15,7 +15,6 @@ from pathlib import Path
 from blake3 import blake3
 
 from buildsys.action import Digest
-from buildsys.store import fresh
 from buildsys.store.fresh import signature
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
@@ -29,10 +28,9 @@ class Observer:
     `observed` maps every path that was looked at, whether it was there or not, to its signature.
     """
 
-    def __init__(self, database: Path | None) -> None:
+    def __init__(self, database: Path | None, seen: dict[str, bytes] | None = None) -> None:
         self.observed: dict[str, bytes] = {}
-        self._early, self._early_at = dict(fresh.seen), time.time_ns()  # as of a moment ago, and checked again before a file is read
-        fresh.seen.clear()
+        self._early, self._early_at = seen or {}, time.time_ns()  # as of a moment ago; asked again when a file is read
         self._seen_at: dict[str, int] = {}
         self._database = database
         self._known: dict[tuple[str, str], tuple[bytes, str]] = _load(database)
