@@ -49,7 +49,7 @@ class Buildfile:
         rows.sort(key=lambda row: row[0])
         count = f"{len(rows)} problem{'' if len(rows) == 1 else 's'}"
         hints = list(dict.fromkeys(problem.hint for problem in self.problems if problem.hint))
-        raise UsageError(f"{count} in {self.path.name}", [(f"line {line}", *row) for line, *row in rows], "; ".join(hints[:3]))
+        raise UsageError(f"{count} in {self.path.name}", [(f"line {line}", *row) for line, *row in rows], "; ".join(hints[:6]))
 
 
 _KINDS: dict[str, type[Strict]] = {"base": Base, "behavior": Behavior, "vector": Vector, "merged": Merged}
@@ -157,11 +157,13 @@ def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any,
         _unknown(file, at, keys[-1], _fields(model, keys[:-1]), "key", inside=".".join(keys[:-1]))
     elif one["type"] == "missing":
         file.problem((*where, *keys[:-1]), f"'{name}' is missing")
+    elif one["type"] == "too_short":
+        file.problem(at, f"'{name}' is empty")
     elif one["type"] == "value_error":
         file.problem(at, str(one["ctx"]["error"]))
     else:
         expected = one["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-        text = f"'{name}' is {_shown(one['input'])}, expected {_plain(expected)}"
+        text = f"'{name}' is {shown(one['input'])}, expected {_plain(expected)}"
         previous = [p for p in file.problems if p.where == at]
         if previous and " or " not in previous[0].text:  # the branches of a union, one problem
             file.problems.remove(previous[0])
@@ -201,7 +203,8 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number" if isinstance(value, (int, float)) else "a date")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a Buildfile spells it; a container by its kind."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, (str, int, float)) else _kind(value)

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from buildsys import memory, outside
-from buildsys.buildfile import Buildfile
-from buildsys.errors import nearest
+from buildsys.buildfile import Buildfile, shown
+from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
 from buildsys.graph import Folder, Graph, Output, Rows, Source, Step, Target, Text, Value, ordered
 from buildsys.merging import methods, options
@@ -29,10 +29,14 @@ class _Reader:
         self.steps: dict[str, Step] = {}
         self.targets: list[Target] = []
         self.nodes: dict[str, memory.Node] = {}
+        self.later: list[UsageError] = []  # in files that the Buildfile names: said once it has no problem itself
 
     def graph(self) -> Graph:
         file = self.file
-        self.nodes = memory.read(self.root, file.graph.nodes, self.observer)
+        try:
+            self.nodes = memory.read(self.root, file.graph.nodes, self.observer)
+        except UsageError as error:
+            self.later.append(error)
         for name in set(file.known["behavior"]) & set(file.known["vector"]):
             file.problem(("vector", name), f"'{name}' is a behaviour too, and both would make vector-{name}", "rename one of the two")
         for name, base in file.base.items():
@@ -51,6 +55,8 @@ class _Reader:
                 close = nearest(name, every)
                 file.problem(("build", "default"), f"there is no target '{name}'", f"the nearest target is '{close}'" if close else "")
         file.check()
+        if self.later:
+            raise self.later[0]
         return ordered(self.root, self.steps.values(), self.targets, file.build.default)
 
     def _add(self, *steps: Step) -> None:
@@ -143,10 +149,11 @@ class _Reader:
         coefficients = sorted(set(verify.coefficients))
         measured = {"coefficients": coefficients, "max_length": verify.max_length, "threads": verify.threads}
         steps = []
-        sets = {"rows": held_out, **{n: self._rows((*where, "verify", "control"), p, "all") for n, p in verify.controls().items()}}
-        for label, source in sets.items():
+        controlled = [(f"control-{n}", self._rows((*where, "verify", "control"), p, "all")) for n, p in verify.controls().items()]
+        sets = [("rows", held_out), *controlled]
+        for label, source in sets:
             if source is not None:
-                step = f"{target}:{'rows' if label == 'rows' else f'control-{label}'}"
+                step = f"{target}:{label}"
                 inputs: dict[str, Source | tuple[Source, ...]] = {"base": Output(base), "vector": Output(vector), "rows": source}
                 steps.append(Step(step, target, "evaluate", measured, inputs))
         if held_out is None or len(steps) != len(sets):
@@ -189,7 +196,7 @@ class _Reader:
             verdict = self._taken(where, given, vector, base)
             if coefficient != "auto" and not _finite_number(coefficient):
                 self.file.problem(
-                    (*where, "vectors", vector), f"the coefficient of '{vector}' is {coefficient!r}, expected a number or 'auto'"
+                    (*where, "vectors", vector), f"the coefficient of '{vector}' is {shown(coefficient)}, expected a number or 'auto'"
                 )
                 continue
             if verdict is None:
@@ -261,7 +268,7 @@ class _Reader:
 
     def _node(self, where: tuple[str, ...], node: str | None) -> None:
         known = [name for one in self.nodes.values() for name in one.names()]
-        if node is None or node in known:
+        if node is None or node in known or self.later:
             return
         pattern = self.file.graph.nodes
         if pattern is None:
@@ -276,7 +283,12 @@ class _Reader:
         if self.observer.size(source.path) is None:
             self.file.problem(where, f"'{path}' is not there")
             return None
-        if int(outside.parsed_rows(source, self.observer)["number"]) == 0:
+        try:
+            number = int(outside.parsed_rows(source, self.observer)["number"])
+        except UsageError as error:
+            self.later.append(error)
+            return None
+        if number == 0:
             self.file.problem(where, f"'{path}' has no row left for the {part} part", "give more rows, or verify = { rows = … }")
             return None
         return source

@@ -94,7 +94,7 @@ class _Run:
         self.done: set[str] = set()
         self.history = generations.latest(cache.folder)
         self.workers = Workers(jobs, rules.preload([plan.graph.steps[name].rule for name in plan.run]))
-        self.performer = Performer(plan.graph, cache, self.workers, self.artifacts)
+        self.performer = Performer(plan.graph, cache, observer, self.workers, self.artifacts)
 
     def all(self, keep_going: bool) -> Outcome:
         for name in self.plan.selected:
@@ -166,15 +166,15 @@ class _Run:
     def _publish(self, target: Target) -> None:
         """Show a finished target in cache/out, and add it to the history if it came out new."""
         try:
-            with self.cache.lock(f"out-{target.name}"):
-                expected = content(self.plan.graph, target, self.artifacts, self.resolved)
-                if self.cache.outputs.difference(target.name, expected, Observer(None)):
-                    self.cache.outputs.publish(target.name, expected)
             keys = {step: self.resolved[step].key for step in target.steps}
             last = self.history.get(target.name)
             if last is None or last.keys != keys:
                 labels = {step: self.resolved[step].labels for step in target.steps}
                 generations.append(self.cache.folder, target.name, self.artifacts[target.step].digest, keys, labels)
+            with self.cache.lock(f"out-{target.name}"):
+                expected = content(self.plan.graph, target, self.artifacts, self.resolved)
+                if self.cache.outputs.difference(target.name, expected, Observer(None)):
+                    self.cache.publish(target.name, expected)
         except OSError as error:
             raise os_failure(error, f"cache/out/{target.name} could not be written") from error
 

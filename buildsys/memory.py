@@ -38,7 +38,10 @@ def read(root: Path, pattern: str | None, observer: Observer) -> dict[str, Node]
 def _front_matter(path: Path) -> dict[str, Any]:
     import yaml
 
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8", [("byte", str(error.start))]) from error
     opening, _, rest = text.partition("---\n")
     head, closed, _ = rest.partition("\n---")
     if opening.strip() or not closed:

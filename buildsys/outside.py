@@ -15,15 +15,15 @@ from buildsys.tensors import checkpoints
 
 def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
     """Raises UsageError where a file cannot be read."""
+    if isinstance(source, Rows):
+        return parsed_rows(source, observer)["digest"]
     try:
-        if isinstance(source, Rows):
-            return parsed_rows(source, observer)["digest"]
         if isinstance(source, Folder):
             names = checkpoints.model_files(observer.names(source.path))
             return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
         return observer.digest(source.path)
     except OSError as error:
-        raise UsageError(f"{source.path} cannot be read", [("reason", error.strerror or str(error))]) from error
+        raise _unreadable(source.path, error) from error
 
 
 def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
@@ -34,5 +34,12 @@ def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
         picked = rows.part(found, source.part)
         return f"{rows.digest(picked)} {rows.shape(found[0])} {len(picked)}"
 
-    found, shape, number = observer.derived(source.path, f"rows {source.part}", compute).split()
+    try:
+        found, shape, number = observer.derived(source.path, f"rows {source.part}", compute).split()
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
     return {"digest": found, "shape": shape, "number": number}
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be read", [("reason", (error.strerror or str(error)).lower())])

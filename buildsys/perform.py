@@ -6,19 +6,20 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from buildsys import rules
-from buildsys.action import Digest, digest_of_files
+from buildsys.action import Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.examples import rows
 from buildsys.graph import Folder, Graph, Output, Rows, Source, Step, Text
 from buildsys.plan import Resolved
 from buildsys.store.cache import Cache
+from buildsys.store.fresh import signature
 from buildsys.store.observe import Observer, file_digest
 from buildsys.store.records import Artifact, Files
 from buildsys.tensors import checkpoints
@@ -28,8 +29,9 @@ from buildsys.workers import Report, Request, Workers
 class Performer:
     """Makes artifacts for one build."""
 
-    def __init__(self, graph: Graph, cache: Cache, workers: Workers, artifacts: Mapping[str, Artifact]) -> None:
+    def __init__(self, graph: Graph, cache: Cache, observer: Observer, workers: Workers, artifacts: Mapping[str, Artifact]) -> None:
         self._graph, self._cache, self._workers, self._artifacts = graph, cache, workers, artifacts
+        self._observer = observer
 
     def perform(
         self, step: Step, resolved: Resolved, report: Report, waiting: Callable[[], None], *, forced: bool
@@ -117,14 +119,25 @@ class Performer:
             self._staged_artifact(self._graph.steps[carried.step], place / role)
 
     def _unchanged(self, step: Step, resolved: Resolved) -> None:
-        """Raises BuildError where a file of the user's was written to while the rule read it."""
-        for role, given in step.inputs.items():
-            digests = resolved.action.inputs[role]
-            for source, digest in zip(given, digests, strict=True) if isinstance(given, tuple) else [(given, digests)]:
-                if isinstance(source, Text) and file_digest(source.path) != digest:
-                    raise _changed(source.path)
-                if isinstance(source, Folder) and digest_of_files({name: one for name, (one, _) in _hashed(source.path).items()}) != digest:
-                    raise _changed(source.path)
+        """Raises BuildError where a file of the user's, read directly or through an artifact that refers to it, is not what was planned."""
+        for source in step.sources():
+            for path in self._outside_files(source):
+                planned = self._observer.signature(path)
+                if signature(str(path)) != planned and file_digest(path) != self._observer.digest(path):
+                    raise _changed(path)
+
+    def _outside_files(self, source: Source) -> Iterator[Path]:
+        """The user's own files that a rule reads in place."""
+        if isinstance(source, Text):
+            yield source.path
+        elif isinstance(source, Folder):
+            yield from (source.path / name for name in checkpoints.model_files(self._observer.names(source.path)))
+        elif isinstance(source, Output):
+            step = self._graph.steps[source.step]
+            carried = [step.inputs[role] for role in getattr(rules.get(step.rule), "CARRIES", ())]
+            for inner in [*(one for one in step.sources() if isinstance(one, Folder) and self._artifacts[step.name].references), *carried]:
+                assert not isinstance(inner, tuple)
+                yield from self._outside_files(inner)
 
     def _references(self, step: Step) -> Files:
         role = getattr(rules.get(step.rule), "REFERS", None)

@@ -10,6 +10,7 @@ from buildsys.rules import Strict, pretrain, train
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
@@ -38,7 +39,7 @@ class Verify(Strict):
     metric: Literal["preference", "loss"] | None = None
     min_gain: Share = 0.0
     coefficients: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.25, 0.5, 0.75, 1.0]
-    control: str | dict[str, str] | None = None
+    control: str | dict[Name, str] | None = None
     max_forgetting: Share | dict[str, Share] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     max_length: Annotated[int, Field(ge=2)] = 1024

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -74,10 +75,7 @@ class Workers:
         slot = self._taken(tuple(rules.get(request.rule).PRELOAD))
         try:
             future = slot.executor.submit(_perform, request)
-            while not future.done():  # a worker that died says no last word, but its future ends
-                with contextlib.suppress(EOFError, OSError):
-                    if slot.messages.poll(0.2) and self._heard(slot, slot.messages.recv(), report):
-                        break
+            self._listen(slot, future, report)
             facts: dict[str, Any] = future.result()
         except BrokenProcessPool as error:
             self._drop(slot)
@@ -102,6 +100,18 @@ class Workers:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(slot.pid, signal.SIGKILL)
             slot.executor.shutdown(wait=False, cancel_futures=True)
+
+    def _listen(self, slot: _Slot, future: Future[dict[str, Any]], report: Report) -> None:
+        """Hear everything that a worker says until its last word; one that died says none, but its future ends."""
+        while True:
+            try:
+                if slot.messages.poll(0.2):
+                    if self._heard(slot, slot.messages.recv(), report):
+                        return
+                elif future.done():
+                    return
+            except (EOFError, OSError):
+                return
 
     def _heard(self, slot: _Slot, message: tuple[str, Any, Any], report: Report) -> bool:
         """True for the last word of an action."""
@@ -170,7 +180,7 @@ def _perform(request: Request) -> dict[str, Any]:
     rule = rules.get(request.rule)
     words = _words
     assert words is not None
-    progress = Progress(request.folder, lambda text, share: words.send(("progress", text, share)), request.settings)
+    progress = Progress(request.folder, _seldom(words), request.settings)
     with _last_word(words), _logged(request.log):
         try:
             params = rule.Params(**request.parameters)
@@ -189,6 +199,20 @@ def _perform(request: Request) -> dict[str, Any]:
             traceback.print_exc()
             reason = str(error).strip().splitlines()
             raise BuildError("its rule stopped with an unexpected error", [(type(error).__name__, reason[0] if reason else "")]) from None
+
+
+def _seldom(words: Connection) -> Report:
+    """Pass progress on at most twenty times a second: nobody reads faster."""
+    last = 0.0
+
+    def report(text: str, share: float | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 0.05:
+            last = now
+            words.send(("progress", text, share))
+
+    return report
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ vectors = { vioce = 1.0 }
         "  line 13  merged.v1       merge method 'ties' has no option 'densty'\n"
         "  line 14  merged.v1       there is no vector 'vioce'\n"
         "hint: the nearest key to 'defualt' is 'default'; the nearest node is 'core-personality#voice'; "
-        "options of 'ties' are density, trim, elect, mean, scale; did you mean 'density'?\n"
+        "options of 'ties' are density, trim, elect, mean, scale; did you mean 'density'; the nearest vector is 'voice'\n"
     )
 
 
@@ -135,6 +135,18 @@ def test_vectors_of_another_base_are_refused(declared: Project) -> None:
     assert "vector 'x' was taken from base-other, and this merge is on base-tiny" in found
 
 
+def test_bad_rows_do_not_hide_problems_of_the_buildfile(declared: Project) -> None:
+    declared.file("rows.jsonl").write_text("not json\n")
+    found = refused(declared, GOOD.replace("vectors = { voice = 1.0 }", "vectors = { voice = 1.0 }\nscal = 2"))
+    assert "has no option 'scal'" in found
+
+
+def test_a_folder_as_examples_is_a_clear_error(declared: Project) -> None:
+    declared.file("rows.jsonl").unlink()
+    declared.file("rows.jsonl").mkdir()
+    assert refused(declared, GOOD) == f"error: {declared.root}/rows.jsonl cannot be read\n  reason  is a directory\n"
+
+
 def test_a_row_of_an_unknown_shape_is_named_with_file_and_line(declared: Project) -> None:
     rows = ['{"prompt": "a", "completion": "b"}', "not json", '{"input": "a"}', "", '{"prompt": "a", "completion": 3}']
     declared.file("rows.jsonl").write_text("\n".join(rows))
@@ -162,6 +174,7 @@ BAD_ROWS = {
     '{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "user", "content": "b"}]}': "an answer is one message with the role 'assistant'",
     '{"prompt": "a", "completion": ""}': "is empty",
     "[1]": "is a list, not an object",
+    '{"text": "a\\ud800"}': "has half of a surrogate pair, which is no text",
 }  # fmt: skip
 
 

@@ -152,6 +152,33 @@ def test_a_tensor_on_one_side_only_is_refused(declared: Project) -> None:
     assert ran.stderr.startswith("error: vector-formal: tensor 'b' does not match\n  base   float32 [1]\n  model  has none\n")
 
 
+def test_another_dtype_is_refused_with_both_sides(declared: Project) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(
+        {"a": numpy.ones(2, dtype=numpy.float16), "b": numpy.ones(1, dtype=numpy.float16)}, declared.root / "formal/model.safetensors"
+    )
+    ran = declared.build("vector-formal", "-q")
+    assert ran.stderr.startswith("error: vector-formal: tensor 'a' does not match\n  base   float32 [2]\n  model  float16 [2]\n")
+
+
+def test_a_model_that_changes_between_plan_and_merge_fails_the_merge(declared: Project) -> None:
+    """The merge reads the user's folder through two artifacts that refer to it."""
+    from buildsys import plan as planning
+    from buildsys.cli import project as projects
+    from buildsys.execute import execute
+    from tests.graphs import Silent
+
+    assert declared.build("vector-formal").code == 0
+    opened = projects.opened(str(declared.root))
+    plan = planning.make(opened.graph, opened.cache, opened.observer, ["merged-v1"])
+    checkpoint(declared.root / "formal", {"a": [100, 100], "b": [100]})
+    outcome = execute(plan, opened.cache, opened.observer, Silent(), jobs=1, keep_going=False)
+    assert outcome.targets["merged-v1"].state == "failed"
+    assert outcome.targets["merged-v1"].error.headline == "an input changed while it was read"  # type: ignore[union-attr]
+    assert not (declared.root / "cache/out/merged-v1").exists()
+
+
 def test_half_precision_is_checked_by_its_bits(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

@@ -3,14 +3,18 @@
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from buildsys import plan as planning
 from buildsys.errors import UsageError
-from tests.graphs import Node, World, correct
+from buildsys.execute import execute
+from buildsys.graph import Step
+from tests.graphs import Node, Silent, World, correct
 
 
 @pytest.fixture
@@ -210,6 +214,38 @@ def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hash
     chain.build(["third"])
     assert chain.ran() == ["third"]
     assert place.read_text() == "hel!"
+
+
+def test_another_build_that_starts_sweeps_nothing_that_is_in_use(chain: World) -> None:
+    cache = chain.cache()
+    with cache.workspace() as space:
+        (space / "half").write_text("made")
+        chain.cache()  # prepares, and sweeps
+        assert (space / "half").read_text() == "made"
+    (cache.folder / "tmp" / "left-by-a-killed-run").mkdir()
+    chain.cache()
+    assert not list((cache.folder / "tmp").iterdir())
+
+
+def test_progress_that_nobody_has_read_yet_belongs_to_its_own_step(tmp_path: Path) -> None:
+    """Many quick actions with much to say, on one worker, and a slow listener."""
+    world = World(tmp_path)
+    world.write("a", "A")
+    world.nodes = {f"t{i}": Node(["a"], suffix="talk" * (i + 1)) for i in range(3)}
+
+    class Slow(Silent):
+        heard: list[tuple[str, str]] = []
+
+        def progress(self, step: Step, text: str, share: float | None) -> None:
+            self.heard.append((step.name, text))
+            threading.Event().wait(0.01)
+
+    cache = world.cache()
+    observer = cache.observer()
+    outcome = execute(planning.make(world.graph(), cache, observer, ["*"]), cache, observer, Slow(), jobs=1, keep_going=False)
+    assert outcome.count("built") == 3
+    assert Slow.heard
+    assert all(text.startswith(f"{name} ") for name, text in Slow.heard)
 
 
 def test_a_failed_target_is_tried_again(chain: World) -> None:

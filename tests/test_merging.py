@@ -136,7 +136,7 @@ def test_ties_matches_a_float64_reference(rows: list[list[float]], density: floa
 
 def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
     _, problems = options.completed("ties", {"densty": 0.2})
-    hint = "options of 'ties' are density, trim, elect, mean, scale; did you mean 'density'?"
+    hint = "options of 'ties' are density, trim, elect, mean, scale; did you mean 'density'"
     assert problems == [("densty", "merge method 'ties' has no option 'densty'", hint)]
 
 

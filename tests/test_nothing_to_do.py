@@ -87,6 +87,8 @@ EDITS: dict[str, Callable[[Path], object]] = {
     "missing input": lambda root: (root / "models/terse/config.json").unlink(),
     "new node": lambda root: (root / "memory/new.md").write_text("---\nid: new\n---\n"),
     "node twice": lambda root: (root / "memory/new.md").write_text("---\nid: formality\n---\n"),
+    "dangling node": lambda root: (root / "memory/late.md").symlink_to(root / "later.md"),
+    "node behind a link": lambda root: (root / "later.md").write_text("---\nid: formality\n---\n"),
     "missing node": lambda root: (root / "memory/formality.md").unlink(),
     "missing object": lambda root: first(root / "cache/objects").unlink(),
     "damaged object": lambda root: _overwritten(first(root / "cache/objects")),
@@ -130,6 +132,23 @@ def test_the_shortcut_loads_nothing_heavy(built: Path) -> None:
     assert done.stderr == "up to date (3 targets)\n"
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"pydantic", "doit", "torch", "transformers", "click", "rich", "tomli", "sqlite3", "blake3", "json", "numpy"}
+
+
+def test_another_copy_of_the_program_does_not_believe_the_shortcut_of_this_one(built: Path, tmp_path: Path) -> None:
+    import buildsys
+
+    shutil.copytree(Path(buildsys.__file__).parent, tmp_path / "buildsys")
+    code = "import os; from buildsys.store import fresh; print(fresh.__file__, fresh.answer([], os.getcwd()))"
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=built, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}/buildsys/store/fresh.py None\n"
+
+
+def test_a_folder_that_is_not_there_is_not_answered_for_its_parent(built: Path) -> None:
+    assert fresh.answer(["-C", "nowhere"], str(built)) is None
+    assert fresh.answer(["vector-terse", "-C"], str(built)) is None
+    ran = Project(built).build("-C", "nowhere")
+    assert (ran.code, ran.stderr) == (2, "error: there is no folder nowhere\n")
 
 
 @pytest.mark.parametrize("edit", EDITS)

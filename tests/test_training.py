@@ -286,10 +286,61 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(tmp_path: Path) -> None:
-    from buildsys.training.fit import _last_checkpoint
+    from buildsys.training.fit import _last_checkpoint, _seal
 
-    for step, complete in ((3, True), (12, True), (100, False)):
+    for step, complete in ((3, True), (12, True), (20, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"state")
         if complete:
-            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+            _seal(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-20" / "optimizer.pt").write_bytes(b"")  # what a power cut leaves
     assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+
+
+def test_a_model_saved_without_its_prefix_trains_verifies_and_merges(project: Project, built: Project) -> None:
+    """As the Hub's gpt2 is stored: `h.0…` where transformers says `transformer.h.0…`."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(built.root / "cache/out/base-tiny")
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64))
+    folder = project.root / "gpt2"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    project.file("rows.jsonl").write_text(rows(120))
+    project.buildfile(
+        '[base.g]\npath = "gpt2"\n[behavior.later]\nexamples = "rows.jsonl"\n'
+        'train = { objective = "preference", margin = 1.0, max_steps = 20, learning_rate = 2e-2 }\n[merged.m]\nvectors = { later = 1.0 }\n'
+    )
+    ran = project.build("merged-m")
+    assert ran.code == 0, ran.stderr
+    merged = load_file(project.root / "cache/out/merged-m/model.safetensors")
+    assert sorted(merged) == sorted(tensors)
+    assert not torch.equal(merged["h.0.attn.c_attn.weight"], tensors["h.0.attn.c_attn.weight"])
+
+
+def test_unusual_line_separators_inside_a_row_are_text(project: Project, built: Project) -> None:
+    declare(project)
+    (project.root / "cache").symlink_to(built.root / "cache")
+    lines = rows(120).splitlines()
+    odd = json.loads(lines[0])
+    odd["prompt"][0]["content"] = "one\u2028two\u0085three"
+    project.file("rows.jsonl").write_text("\n".join([json.dumps(odd, ensure_ascii=False), *lines[1:]]) + "\n")
+    ran = project.build("vector-later")
+    assert ran.code == 0, ran.stderr
+
+
+def test_control_sets_of_any_name_are_measured(project: Project, built: Project) -> None:
+    declare(project)
+    (project.root / "cache").symlink_to(built.root / "cache")
+    text = (project.root / "Buildfile.toml").read_text()
+    project.buildfile(text.replace("min_gain = 0.0", 'control = { rows = "rows.jsonl" }'))
+    ran = project.build("verified-later")
+    assert ran.code == 0, ran.stderr
+    assert list(verdict(project)["forgetting"]) == ["rows"]
+    project.buildfile(text.replace("min_gain = 0.0", 'control = { "a=b" = "rows.jsonl" }'))
+    assert project.build("verified-later").code == 2

@@ -8,13 +8,26 @@ import sys
 
 def main() -> None:
     """Entry point of the `build` script."""
+    try:
+        sys.exit(_main())
+    except KeyboardInterrupt:  # before, or after, there was anything to interrupt
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _main() -> int:
     from buildsys.store import fresh
 
     seen: dict[str, bytes] = {}
-    message = fresh.answer(sys.argv[1:], os.getcwd(), seen)
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        print("error: the current folder is gone\nhint: change to one that exists", file=sys.stderr)
+        return 2
+    message = fresh.answer(sys.argv[1:], folder, seen)
     if message is not None:
         print(message, file=sys.stderr)
-        return
+        return 0
     from buildsys.cli.commands import run
 
-    sys.exit(run(sys.argv[1:], seen))
+    return run(sys.argv[1:], seen)

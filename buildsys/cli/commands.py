@@ -73,7 +73,9 @@ def _usage(error: click.ClickException) -> UsageError:
 
 def _normal(arguments: list[str]) -> list[str]:
     """`build -C DIR status` means `build status -C DIR`; what begins with no command makes targets."""
-    first = 2 if arguments[:1] == ["-C"] else 0
+    first = 0
+    while first < len(arguments) and arguments[first].startswith("-"):
+        first += 2 if arguments[first] in ("-C", "-j", "--jobs") else 1
     if arguments[first : first + 1] and arguments[first] in command.commands:
         return [arguments[first], *arguments[:first], *arguments[first + 1 :]]
     return arguments if arguments in (["--help"], ["-h"], ["--version"]) else ["make", *arguments]
@@ -87,6 +89,12 @@ def _normal(arguments: list[str]) -> list[str]:
 @click.version_option(buildsys.__version__, prog_name="build")
 def command() -> None:
     """make for models: compile behaviours into task vectors, verify them, merge them; rebuild only what is stale."""
+
+
+def _temperature(context: click.Context, option: click.Parameter, value: float) -> float:
+    if value == 0 or value >= 0.01:
+        return value
+    raise click.BadParameter("0, or a number from 0.01 to 100")
 
 
 _folder = click.option("-C", "folder", default=".", metavar="DIR", help="Run as if started in DIR.")
@@ -129,7 +137,7 @@ def make(
 
     started = time.monotonic()
     with watcher(quiet or plan.nothing_to_do()) as told:
-        outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or len(os.sched_getaffinity(0)), keep_going=keep_going)
+        outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or _cores(), keep_going=keep_going)
     for line in show.failures(outcome):
         print(line, file=sys.stderr)
     if not quiet:
@@ -194,7 +202,14 @@ def show_(target: str, folder: str, as_json: bool, debug: bool) -> None:
 @click.argument("target")
 @click.option("--prompt", required=True, help="What the model goes on from; a chat model takes it as the user's message.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=80, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    callback=_temperature,
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_folder
 @_as_json
@@ -214,6 +229,11 @@ def sample(
 
     text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed)
     _print({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:

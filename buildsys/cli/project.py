@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import buildsys
 from buildsys import buildfile, declared, plan
-from buildsys.errors import UsageError
+from buildsys.errors import BuildError, UsageError
 from buildsys.graph import Graph
 from buildsys.store import fresh
 from buildsys.store.cache import Cache
@@ -28,10 +29,10 @@ class Project:
 
 def opened(folder: str, seen: dict[str, bytes] | None = None) -> Project:
     """Raises UsageError where there is no Buildfile, or where it has problems."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"there is no folder {folder}")
     root = fresh.project_root(folder)
     if root is None:
-        if not Path(folder).is_dir():
-            raise UsageError(f"there is no folder {folder}")
         raise UsageError("there is no Buildfile.toml", [("looked in", str(Path(folder).resolve())), ("and", "the folders above it")])
     path = Path(root)
     cache = Cache.open(path / "cache")
@@ -56,9 +57,10 @@ def remember(project: Project, patterns: Sequence[str], found: plan.Plan) -> Non
 def settle(project: Project, patterns: Sequence[str]) -> None:
     """After a build: plan once more, which must find nothing to do, and remember that."""
     time.sleep(_SETTLE_SECONDS)
-    again = _read(project.root, project.cache)
-    remember(again, patterns, plan.make(again.graph, again.cache, again.observer, patterns))
-    again.observer.save()
+    with contextlib.suppress(BuildError, OSError):  # somebody edits the project already: the next build will say what it thinks
+        again = _read(project.root, project.cache)
+        remember(again, patterns, plan.make(again.graph, again.cache, again.observer, patterns))
+        again.observer.save()
 
 
 def up_to_date(found: plan.Plan) -> str:

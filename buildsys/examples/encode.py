@@ -47,10 +47,12 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return tokenizer
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason)], _TOKENIZER_HINT) from error
+    if not tokenizer("a word", add_special_tokens=False).input_ids:  # transformers makes an empty one where it finds no files
+        raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)
+    return tokenizer
 
 
 _TOKENIZER_HINT = "training and verification need tokenizer.json (or its kin) beside the weights; merging does not"

@@ -38,7 +38,7 @@ def parse(data: bytes, path: str) -> list[Row]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             problems.append((f"line {number}", f"is not JSON: {error}"))
             continue
-        wrong = _problem(given)
+        wrong = _problem(given) or _unspeakable(given)
         if wrong:
             problems.append((f"line {number}", wrong))
         else:
@@ -104,6 +104,17 @@ def _problem(row: Any) -> str | None:
         return "is empty"
     if len(answers) == 2 and answers[0] == answers[1]:
         return "chosen and rejected are the same"
+    return None
+
+
+def _unspeakable(row: Row) -> str | None:
+    """A value that JSON Lines allow and no tokenizer or key can take: half a surrogate pair, NaN."""
+    try:
+        canonical_bytes({field: row[field] for field in row if field in _FIELDS})
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which is no text"
+    except TypeError as error:
+        return str(error)
     return None
 
 

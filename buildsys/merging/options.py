@@ -27,9 +27,7 @@ def completed(method: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], li
         if name not in known:
             hint = f"options of '{method}' are {', '.join(known)}"
             close = nearest(name, known)
-            problems.append(
-                (name, f"merge method '{method}' has no option '{name}'", f"{hint}; did you mean '{close}'?" if close else hint)
-            )
+            problems.append((name, f"merge method '{method}' has no option '{name}'", f"{hint}; did you mean '{close}'" if close else hint))
             continue
         accepted, wrong = _checked(known[name].annotation, value)
         if wrong:

@@ -27,7 +27,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.evaluation import score
     from buildsys.examples import encode
     from buildsys.examples.rows import HELD_OUT_SHARE, bucket, shape
-    from buildsys.tensors import delta, models
+    from buildsys.tensors import checkpoints, delta, models
     from buildsys.training import fit
 
     fit.deterministic(0, params.threads)
@@ -43,7 +43,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         "half": [bucket(row) // HELD_OUT_SHARE % 2 for row in rows],
     }
     runs = []
-    with delta.applied(model, vector) as apply:
+    names = delta.stored_names(model, checkpoints.Checkpoint(inputs["base"]).entries)
+    with delta.applied(model, names, vector) as apply:
         for position, coefficient in enumerate(measured["coefficients"]):
             progress(f"coefficient {coefficient:g}", position / len(measured["coefficients"]))
             apply(coefficient)

@@ -34,11 +34,11 @@ class Settings(Strict):
     gradient_accumulation_steps: Count = 1
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_epsilon: Positive = 1e-8
-    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # APOLLO's limiter takes its place
+    max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # APOLLO's limiter takes its place
     max_length: Annotated[int, Field(ge=2)] = 1024  # tokens of one row, at most the model's own context
     dtype: Literal["float32", "bfloat16"] | None = None  # of τ; None: the base's own
     threads: Count = 1
@@ -58,7 +58,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
     fit.deterministic(params.seed, params.threads)
     model = models.load(inputs["base"], torch.float32)  # small updates to 16-bit weights would round to nothing
-    dtype = params.dtype or checkpoints.delta_dtype(checkpoints.Checkpoint(inputs["base"]))
+    base = checkpoints.Checkpoint(inputs["base"])
+    names = delta.stored_names(model, base.entries)
     before = delta.weights(model)
     models.freeze(model, embeddings=not params.train_embeddings)
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
@@ -68,5 +69,5 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     loss = objectives.Behaviour(params.objective, params.margin, model, bool(keep), params.keep_weight)
     batches = objectives.batches(examples, keep, params.max_steps * params.gradient_accumulation_steps, params)
     facts = fit.fit(model, batches, loss, fit.Schedule.of(params), optimizers.make(params, model), progress)
-    facts["tau_norm"] = delta.save(model, before, dtype, out / "vector.safetensors")
+    facts["tau_norm"] = delta.save(model, before, names, params.dtype or checkpoints.delta_dtype(base), out / "vector.safetensors")
     return {**facts, **encode.cut_facts(examples, room)}

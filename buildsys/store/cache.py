@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from buildsys.action import Action
 from buildsys.errors import BuildError, os_failure
+from buildsys.store.fresh import this_boot
 from buildsys.store.objects import Objects, flush_file, write_whole
 from buildsys.store.observe import Observer
-from buildsys.store.outputs import Outputs
-from buildsys.store.records import Artifact, Files, Records, this_boot
+from buildsys.store.outputs import Content, Outputs
+from buildsys.store.records import Artifact, Files, Records
 
 FORMAT = "buildsys cache 1\n"
 _OWN = {".gitignore", "FORMAT"}  # what may stand in a cache that has never been used
@@ -154,6 +155,11 @@ class Cache:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         (self.folder / "locks" / f"tmp-{name}.lock").unlink(missing_ok=True)
+
+    def publish(self, target: str, content: Content) -> None:
+        """Show an artifact in `cache/out/<target>`."""
+        with self.workspace() as space:
+            self.outputs.publish(target, content, space)
 
     def partial(self, key: str) -> Path:
         return self.folder / "partial" / key

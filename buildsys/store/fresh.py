@@ -34,12 +34,12 @@ def answer(arguments: list[str], folder: str, seen: dict[str, bytes] | None = No
     given = iter(arguments)
     for argument in given:
         if argument == "-C":
-            folder = os.path.join(folder, next(given, ""))
+            folder = os.path.join(folder, next(given, "\0"))
         elif argument.startswith("-") or argument in COMMANDS:
             return None
         else:
             targets.append(argument)
-    root = project_root(folder)
+    root = project_root(folder) if "\0" not in folder and os.path.isdir(folder) else None
     if root is None:
         return None
     try:
@@ -87,8 +87,19 @@ def forget(cache: str, targets: list[str]) -> None:
 
 
 def record_path(cache: str, targets: list[str]) -> str:
-    name = blake2b("\0".join([sys.version, *targets]).encode(), digest_size=16).hexdigest()
+    """Another interpreter, another copy of this program, another home or another boot may find something else to do."""
+    context = [sys.version, __file__, os.path.expanduser("~"), this_boot()]
+    name = blake2b("\0".join([*context, *targets]).encode(), digest_size=16).hexdigest()
     return os.path.join(cache, "fresh", name)
+
+
+def this_boot() -> str:
+    """A name for the time since the machine started; "" where the system gives none, and then everything is flushed."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def project_root(folder: str) -> str | None:

@@ -51,8 +51,10 @@ class Objects:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and not self._sound(place, digest, size):
             self.set_aside(digest)
-        if place.exists():  # the same bytes are there already
+        if place.exists():  # the same bytes are there already, perhaps not yet on the disk
             file.unlink()
+            if flush:
+                flush_file(place)
             return digest, size
         os.chmod(file, 0o444)
         os.utime(file, ns=(SEALED_NS, SEALED_NS))

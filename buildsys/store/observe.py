@@ -125,7 +125,11 @@ class Observer:
             for folder in glob.glob(str(fixed.joinpath(*deep[:depth])), recursive=recursive):
                 if os.path.isdir(folder):
                     self.signature(folder.rstrip(os.sep))
-        return sorted(Path(found) for found in glob.glob(str(place), recursive=True) if os.path.isfile(found))
+        return sorted(Path(found) for found in glob.glob(str(place), recursive=True) if self._is_file(found))
+
+    def _is_file(self, path: str) -> bool:
+        found = self.signature(path)  # of a dangling link too: its target may appear
+        return bool(found) and stat.S_ISREG(_UNPACK(found)[0])
 
     def save(self) -> None:
         """Keep what was learnt. A cache that cannot be written loses time next run, nothing else."""
@@ -154,10 +158,12 @@ def _load(database: Path | None) -> dict[tuple[str, str], tuple[bytes, str]]:
     if database is None or not database.exists():
         return {}
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
         rows = connection.execute("SELECT path, kind, signature, value FROM known").fetchall()
         connection.close()
-    except sqlite3.Error:  # cut off or damaged: it may be deleted at any time, so it is
+    except sqlite3.OperationalError:  # locked, or without its table yet
+        return {}
+    except sqlite3.DatabaseError:  # cut off or damaged: it may be deleted at any time, so it is
         database.unlink(missing_ok=True)
         return {}
     return {(path, kind): (found, value) for path, kind, found, value in rows}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -34,7 +33,6 @@ class Content:
 class Outputs:
     def __init__(self, cache: Path, objects: Objects) -> None:
         self.folder = cache / "out"
-        self._tmp = cache / "tmp"
         self._objects = objects
 
     def path(self, target: str) -> Path:
@@ -61,24 +59,21 @@ class Outputs:
                 return f"output {name} is out of date"
         return None
 
-    def publish(self, target: str, content: Content) -> None:
-        """Make the folder anew beside the old one, then exchange the two in one step."""
-        new = self._tmp / f"out-{secrets.token_hex(6)}"
+    def publish(self, target: str, content: Content, space: Path) -> None:
+        """Make the folder anew in a workspace of ours, then exchange the two in one step."""
+        new = space / "new"
         new.mkdir()
-        try:
-            for name, (digest, size) in content.files.items():
-                source, place = self._objects.path(digest), new / name
-                if size >= LINKED_FROM_BYTES:
-                    place_copy(source, place)
-                else:
-                    shutil.copyfile(source, place)
-            for name, outside in content.links.items():
-                (new / name).symlink_to(outside)
-            for name, text in content.texts.items():
-                (new / name).write_bytes(text)
-            _swap(new, self.path(target))
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+        for name, (digest, size) in content.files.items():
+            source, place = self._objects.path(digest), new / name
+            if size >= LINKED_FROM_BYTES:
+                place_copy(source, place)
+            else:
+                shutil.copyfile(source, place)
+        for name, outside in content.links.items():
+            (new / name).symlink_to(outside)
+        for name, text in content.texts.items():
+            (new / name).write_bytes(text)
+        _swap(new, self.path(target))
 
 
 def _swap(new: Path, old: Path) -> None:

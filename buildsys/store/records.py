@@ -89,12 +89,3 @@ class Records:
 def _text(place: str) -> str:
     with open(place, encoding="utf-8") as file:
         return file.read()
-
-
-def this_boot() -> str:
-    """A name for the time since the machine started; "" where the system gives none, and then everything is flushed."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -195,10 +195,10 @@ def delta_dtype(base: Checkpoint) -> str:
 
 
 def same_tensors(left: Checkpoint, right: Checkpoint, left_name: str, right_name: str) -> None:
-    """Raises BuildError for the first tensor that differs in presence or shape, naming both sides."""
+    """Raises BuildError for the first tensor that differs in presence, shape or dtype, naming both sides."""
     for name in sorted({*left.names, *right.names}):
         one, other = left.entries.get(name), right.entries.get(name)
-        if one is None or other is None or one.shape != other.shape or (one.dtype in DTYPES) != (other.dtype in DTYPES):
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
             raise mismatch(name, one, other, left_name, right_name)
 
 

@@ -45,9 +45,27 @@ def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], dtype: str, file: Path) -> float:
+def stored_names(model: PreTrainedModel, base: Mapping[str, Entry]) -> dict[str, str]:
+    """What each parameter is called in the checkpoint: its own name, or the one without the prefix of the bare model.
+
+    Raises BuildError for a parameter that the checkpoint does not have as it is: its τ could be merged into nothing.
+    """
+    found, prefix = {}, f"{model.base_model_prefix}."
+    for name, parameter in model.named_parameters():
+        names = [name, name.removeprefix(prefix), prefix + name]
+        fitting = [one for one in names if one in base and base[one].shape == tuple(parameter.shape)]
+        if not fitting:
+            facts = [("model", f"{list(parameter.shape)}"), ("checkpoint", "has none of this name and shape")]
+            hint = "transformers rearranges this architecture as it loads it; save the loaded model with save_pretrained"
+            raise BuildError(f"parameter '{name}' is not in the checkpoint", facts, hint)
+        found[name] = fitting[0]
+    return found
+
+
+def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], names: Mapping[str, str], dtype: str, file: Path) -> float:
     """Write τ of every tensor that moved, and return its norm. A tensor that is not in the file has τ = 0.
 
+    names  parameter -> its name in the file, as `stored_names` gives it
     Raises BuildError where a weight is not finite, or nothing moved at all.
     """
     moved: dict[str, torch.Tensor] = {}
@@ -57,7 +75,7 @@ def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], dtype: str,
             raise BuildError(f"tensor '{name}' is not finite after training", hint="lower learning_rate")
         tau = (parameter.detach().float() - before[name].float()).to(getattr(torch, dtype)).cpu()
         if tau.any():
-            moved[name] = tau
+            moved[names[name]] = tau
             squares += float(tau.double().square().sum())
     if not moved:
         raise BuildError(
@@ -103,13 +121,18 @@ class Vector:
 
 
 @contextmanager
-def applied(model: PreTrainedModel, vector: Vector) -> Iterator[Callable[[float], None]]:
-    """A function that sets the model to base + α·τ, in place; the base's weights are back when the block ends."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    lacking = [name for name in vector.entries if name not in parameters]
+def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) -> Iterator[Callable[[float], None]]:
+    """A function that sets the model to base + α·τ, in place; the base's weights are back when the block ends.
+
+    names  parameter -> its name in the checkpoint, as `stored_names` gives it
+    Raises BuildError for a tensor that moves and is no parameter of the model.
+    """
+    parameters = {names[name]: parameter for name, parameter in model.named_parameters()}
+    taus = {name: vector.get(name) for name in vector.entries}
+    lacking = [name for name, tau in taus.items() if name not in parameters and tau is not None and tau.any()]
     if lacking:
         raise mismatch(lacking[0], None, vector.entries[lacking[0]], "base", "vector")
-    found = {name: (parameters[name], vector.get(name)) for name in vector.entries}
+    found = {name: (parameters[name], tau) for name, tau in taus.items() if name in parameters}
     moving = {name: (p, p.detach().clone(), tau) for name, (p, tau) in found.items() if tau is not None and tau.any()}
 
     def apply(coefficient: float) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -59,7 +60,7 @@ def deterministic(seed: int, threads: int) -> None:
 
 
 def rows(file: Path) -> list[Row]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]  # splitlines would also split at U+2028
 
 
 def adamw(model: PreTrainedModel, schedule: Schedule) -> torch.optim.Optimizer:
@@ -164,14 +165,35 @@ class _Watch(TrainerCallback):
             control.should_save, self._saved = True, now
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+        _seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _only_item(items: list[Any]) -> Any:
     return items[0]
 
 
+def _seal(checkpoint: Path) -> None:
+    """Bring a checkpoint to the disk, then list the digests of its files: one without the list, or unlike it, was cut off."""
+    digests = {}
+    for file in sorted(checkpoint.iterdir()):
+        with open(file, "rb") as data:
+            os.fsync(data.fileno())
+        digests[file.name] = blake3(file.read_bytes()).hexdigest()
+    with open(checkpoint / _COMPLETE, "w") as listed:
+        json.dump(digests, listed)
+        listed.flush()
+        os.fsync(listed.fileno())
+
+
+def _sealed(checkpoint: Path) -> bool:
+    try:
+        digests = json.loads((checkpoint / _COMPLETE).read_text())
+        return all(blake3((checkpoint / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
+    except (OSError, ValueError):
+        return False
+
+
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end."""
-    found = [place for place in folder.glob("checkpoint-*") if (place / _COMPLETE).exists()]
-    return str(max(found, key=lambda place: int(place.name.partition("-")[2]))) if found else None
+    """The newest checkpoint that is whole."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda place: -int(place.name.partition("-")[2]))
+    return next((str(place) for place in found if _sealed(place)), None)

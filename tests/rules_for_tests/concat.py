@@ -28,6 +28,9 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         raise BuildError("asked to fail", [("suffix", "fail")], "use another suffix")
     if params.suffix == "die":
         os._exit(9)
+    if params.suffix.startswith("talk"):
+        for line in range(20_000):
+            progress(f"{progress.settings['name']} {line}")
     if params.suffix == "meddle":
         inputs["parts"][0].resolve().write_text("changed meanwhile")
     (out / "text").write_text(text)
