@@ -129,10 +129,10 @@ def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str]
         if artifact is not None and steps[name].state in ("fresh", "absent"):
             artifacts[name] = artifact
     run = _to_run(graph, needed, steps, selected)
-    history: dict[str, generations.Generation] = {}
     if run:
-        history = generations.latest(cache.folder)
-        steps = {name: _explained(graph.steps[name], one, history, cache, name in forced) for name, one in steps.items()}
+        stale = [name for name in run if steps[name].state == "stale"]
+        history = generations.latest(cache.folder, {graph.steps[name].target for name in stale})
+        steps |= {name: _explained(graph.steps[name], steps[name], history, cache, name in forced) for name in stale}
     targets = {name: _target(graph.targets[name], steps) for name in _targets_of(graph, needed)}
     made = {name: one.artifact for name, one in steps.items() if one.artifact}
     resolved = {name: one.resolved for name, one in steps.items() if one.resolved}
@@ -211,9 +211,11 @@ _WORST: tuple[State, ...] = ("failed", "skipped", "stale", "unknown", "absent", 
 
 def _target(target: Target, steps: Mapping[str, StepPlan]) -> TargetPlan:
     own = [steps[name] for name in target.steps if name in steps]
+    main = steps.get(target.step)
+    if main and main.resolved and main.artifact and all(one.state == "fresh" for one in own):
+        return TargetPlan("fresh", main.resolved.key, main.artifact.digest)
     state = min((one.state for one in own), key=_WORST.index)
     reasons = tuple(dict.fromkeys(reason for one in own if one.state == state for reason in one.reasons))
-    main = steps.get(target.step)
     known = main is not None and main.state in ("fresh", "absent", "failed")
     key = main.resolved.key if main and main.resolved else None
     digest = main.artifact.digest if main and main.artifact and known else None

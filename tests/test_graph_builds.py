@@ -204,7 +204,7 @@ def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hash
     record.write_text(record.read_text().replace(cache.boot, "an earlier boot"))
     assert chain.plan(["third"]).steps["third"].state == "fresh"  # its bytes are there, and the record is settled
     assert "an earlier boot" not in record.read_text()
-    record.write_text(record.read_text().replace('"boot": ""', '"boot": "an earlier boot"'))
+    record.write_text(record.read_text().replace('"boot":""', '"boot":"an earlier boot"'))
     place = cache.objects.path(step.artifact.files["text"][0])
     before = place.stat()
     place.chmod(0o644)

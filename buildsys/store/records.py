@@ -80,7 +80,7 @@ class Records:
             "facts": artifact.facts,
             "boot": artifact.boot,
         }
-        write_whole(self.path(key), json.dumps(given, indent=1, ensure_ascii=False).encode(), flush=flush)
+        write_whole(self.path(key), json.dumps(given, separators=(",", ":"), ensure_ascii=False).encode(), flush=flush)
 
     def remove(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
