@@ -145,6 +145,8 @@ class _Run:
             self.artifacts[name] = artifact
             if made:
                 self.seconds[name] = time.monotonic() - started
+                for note in step.notes:
+                    self.watcher.noted(step, note)
                 if "rows_cut" in artifact.facts:
                     self.watcher.noted(step, cut_rows(artifact.facts))
             self._finished(step)

@@ -33,9 +33,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder of the user's."""
+    """A folder of the user's: a model, or a PEFT adapter."""
 
     path: Path
+    adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Step:
     labels      list role or list parameter -> a name for each entry, for explanations only
     settings    steer the run; never in the key
     judges      True where the artifact is a verdict that may be no
+    notes       what a user should know of the recipe, said when it is made
     """
 
     name: str
@@ -78,6 +80,7 @@ class Step:
     labels: Mapping[str, list[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     judges: bool = False
+    notes: tuple[str, ...] = ()
 
     def sources(self) -> Iterable[Source]:
         for given in self.inputs.values():

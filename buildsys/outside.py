@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from buildsys.action import Digest, digest_of_files
@@ -19,11 +20,16 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
         return parsed_rows(source, observer)["digest"]
     try:
         if isinstance(source, Folder):
-            names = checkpoints.model_files(observer.names(source.path))
+            names = files(source, observer.names(source.path))
             return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
         return observer.digest(source.path)
     except OSError as error:
         raise _unreadable(source.path, error) from error
+
+
+def files(folder: Folder, names: Iterable[str]) -> list[str]:
+    """Which of a folder's files belong to what it is named for."""
+    return sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
 
 
 def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:

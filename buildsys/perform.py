@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from buildsys import rules
+from buildsys import machine, outside, rules
 from buildsys.action import Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.examples import rows
@@ -22,7 +21,6 @@ from buildsys.store.cache import Cache
 from buildsys.store.fresh import signature
 from buildsys.store.observe import Observer, file_digest
 from buildsys.store.records import Artifact, Files
-from buildsys.tensors import checkpoints
 from buildsys.workers import Report, Request, Workers
 
 
@@ -69,9 +67,10 @@ class Performer:
             facts = self._workers.run(request, report)
             self._unchanged(step, resolved)
             values = {name: json.loads((out / name).read_text()) for name in getattr(rule, "VALUES", ())}
-            facts |= {"seconds": round(time.monotonic() - started, 3), "machine": _machine(), "versions": _versions()}
+            digests = facts.pop("digests", {})
+            facts |= {"seconds": round(time.monotonic() - started, 3), "machine": machine.description(), "versions": _versions()}
             facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-            return self._cache.commit(action, out, self._references(step), values, facts, flush=rule.FLUSH, replacing=forced)
+            return self._cache.commit(action, out, self._references(step), values, facts, digests, flush=rule.FLUSH, replacing=forced)
 
     def _staged(self, step: Step, resolved: Resolved, folder: Path) -> dict[str, Any]:
         """For each role a path, or a list in the order of the action."""
@@ -131,7 +130,7 @@ class Performer:
         if isinstance(source, Text):
             yield source.path
         elif isinstance(source, Folder):
-            yield from (source.path / name for name in checkpoints.model_files(self._observer.names(source.path)))
+            yield from (source.path / name for name in outside.files(source, self._observer.names(source.path)))
         elif isinstance(source, Output):
             step = self._graph.steps[source.step]
             carried = [step.inputs[role] for role in getattr(rules.get(step.rule), "CARRIES", ())]
@@ -140,30 +139,17 @@ class Performer:
                 yield from self._outside_files(inner)
 
     def _references(self, step: Step) -> Files:
+        """The files that an artifact names: as they were hashed for its key, since they are unchanged."""
         role = getattr(rules.get(step.rule), "REFERS", None)
         source = step.inputs.get(role) if role else None
-        return _hashed(source.path) if isinstance(source, Folder) else {}
-
-
-def _hashed(folder: Path) -> Files:
-    names = checkpoints.model_files(path.name for path in folder.iterdir())
-    return {name: (file_digest(folder / name), (folder / name).stat().st_size) for name in names}
+        if not isinstance(source, Folder):
+            return {}
+        places = [source.path / name for name in outside.files(source, self._observer.names(source.path))]
+        return {place.name: (self._observer.digest(place), self._observer.size(place) or 0) for place in places}
 
 
 def _changed(path: Path) -> BuildError:
     return BuildError("an input changed while it was read", [("input", str(path))], "build again")
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()} {_processor()}".strip()
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()
 
 
 def _versions() -> dict[str, str]:

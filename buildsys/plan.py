@@ -78,7 +78,7 @@ def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -
     order = None
     if hasattr(rule, "SORTED"):
         role, beside = rule.SORTED
-        order = tuple(sorted(range(len(inputs[role])), key=lambda i: (inputs[role][i], parameters[beside][i])))
+        order = tuple(sorted(range(len(inputs[role])), key=lambda i: (inputs[role][i], action.canonical_bytes(parameters[beside][i]))))
         inputs[role] = [inputs[role][i] for i in order]
         parameters[beside] = [parameters[beside][i] for i in order]
         labels = {name: [entries[i] for i in order] if name in (role, beside) else entries for name, entries in labels.items()}
@@ -238,7 +238,7 @@ def _card(target: Target, step: Step, artifacts: Mapping[str, Artifact], resolve
     found = resolved[step.name]
     names = found.labels.get("vectors", [])
     coefficients, digests = found.action.parameters.get("coefficients", []), found.action.inputs.get("vectors", [])
-    vectors = sorted(zip(names, coefficients, digests, strict=True))
+    vectors = sorted(zip(names, coefficients, digests, strict=True), key=lambda one: one[0])
     verdicts = {name: artifacts[f"verified-{name}"].values["verdict.json"] for name in names if f"verified-{name}" in artifacts}
     artifact = artifacts[target.step]
     return card.text(target.name, target.recipe, artifact.digest, vectors, verdicts, artifact.facts)

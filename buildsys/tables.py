@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from buildsys.rules import Strict, pretrain, train
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -28,7 +29,23 @@ class Keep(Strict):
     weight: Positive = 1.0
 
 
-class Train(train.Settings):
+Store = Literal["exact", "sparse", "int8", "int4"]
+
+
+class _Stored(Strict):
+    """How the vector of a table is kept."""
+
+    store: Store = "exact"
+    store_density: Annotated[float, Field(gt=0, le=1)] | None = None  # share of each tensor that "sparse" keeps
+
+    @model_validator(mode="after")
+    def _sparse_has_a_density(self) -> _Stored:
+        if (self.store == "sparse") != (self.store_density is not None):
+            raise ValueError('store = "sparse" and store_density go together: the share of each tensor that is kept')
+        return self
+
+
+class Train(train.Settings, _Stored):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None  # None: that of [build]
     keep: Keep | None = None
     save_steps: Annotated[int, Field(ge=1)] | None = None  # None: every few seconds; never part of a key
@@ -105,21 +122,83 @@ class Behavior(Strict):
     verify: Verify = Verify()
 
 
-class Vector(_FromSomewhere):
+class Analogy(Strict):
+    """A is to B as C is to D: τ_D = coefficient · τ_C + relation · (τ_B − τ_A)."""
+
+    a: str
+    b: str
+    c: str
+    coefficient: Finite = 1.0
+    relation: Finite = 1.0
+
+
+class _Tuned(_FromSomewhere):
+    """Where a vector comes from that is not trained here."""
+
+    adapter: str | None = None  # a PEFT LoRA's folder
+    of: str | None = None  # a model target
+    dtype: Literal["float32", "bfloat16"] | None = None
+
+
+class Vector(_Tuned, _Stored):
     node: str | None = None
     base: str | None = None
-    dtype: Literal["float32", "bfloat16"] | None = None
+    analogy: Analogy | None = None
+    sum: Annotated[dict[str, Finite], Field(min_length=1)] | None = None
     verify: Verify | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Vector:
+        self._one_source("adapter", "of", "analogy", "sum")
+        return self
+
+
+class Listed(_Tuned):
+    """One entry of a merge's list: a vector that has no table."""
+
+    vector: str | None = None
+    coefficient: Any = 1.0  # checked with the names beside it
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Listed:
+        self._one_source("adapter", "of", "vector")
+        return self
+
+
+class Source(_FromSomewhere):
+    """A base without a table."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Source:
         self._one_source()
         return self
 
 
+def _shape(given: Any) -> str:
+    """Which branch of a union is meant, spelt as `buildfile` expects the names of branches."""
+    return "list[entries]" if isinstance(given, list) else "dict[table]" if isinstance(given, dict | Strict) else "str"
+
+
+Vectors = Annotated[
+    Annotated[Annotated[dict[str, Any], Field(min_length=1)], Tag("dict[table]")]  # coefficients are checked with the names beside them
+    | Annotated[Annotated[list[Listed], Field(min_length=1)], Tag("list[entries]")],
+    Discriminator(_shape),
+]
+
+
 class Merged(Strict):
-    base: str | None = None
+    base: Annotated[Annotated[str, Tag("str")] | Annotated[Source, Tag("dict[table]")], Discriminator(_shape)] | None = None
     method: str = "task_arithmetic"
-    vectors: Annotated[dict[str, Any], Field(min_length=1)]  # coefficients are checked with the names beside them
+    vectors: Vectors
     unverified: bool | list[str] = False
+    other_base: bool = False
+    tokenizer: Literal["base", "union"] | None = None
+    post: Literal["svc"] | None = None
+    svc_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     options: dict[str, Any] = {}  # every other key of the table: what the method makes of them is checked in the graph
+
+    @model_validator(mode="after")
+    def _alpha_has_a_use(self) -> Merged:
+        if self.svc_alpha is not None and self.post != "svc":
+            raise ValueError('svc_alpha belongs to post = "svc"')
+        return self

@@ -14,13 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from buildsys import rules
 from buildsys.errors import BuildError, os_failure
+from buildsys.machine import cores
 from buildsys.progress import Progress
 
 Report = Callable[[str, float | None], None]
@@ -62,17 +63,24 @@ class Workers:
     common: tuple[str, ...]
     _idle: list[_Slot] = field(default_factory=list)
     _all: list[_Slot] = field(default_factory=list)
+    _threads: dict[int, int] = field(default_factory=dict)  # what THREADED rules were given, while they run
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products: sums in an order that no machine's load decides
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *self.common])
 
     def run(self, request: Request, report: Report) -> dict[str, Any]:
         """Run one action and return its facts. Raises its BuildError, or WorkerDied."""
-        slot = self._taken(tuple(rules.get(request.rule).PRELOAD))
+        rule = rules.get(request.rule)
+        slot = self._taken(tuple(rule.PRELOAD))
+        if getattr(rule, "THREADED", False):
+            with self._lock:
+                threads = self._threads[id(slot)] = max(1, cores() - sum(self._threads.values()))
+            request = replace(request, settings={**request.settings, "threads": threads})
         try:
             future = slot.executor.submit(_perform, request)
             self._listen(slot, future, report)
@@ -143,11 +151,13 @@ class Workers:
 
     def _back(self, slot: _Slot) -> None:
         with self._lock:
+            self._threads.pop(id(slot), None)
             if slot in self._all:
                 self._idle.append(slot)
 
     def _drop(self, slot: _Slot) -> None:
         with self._lock:
+            self._threads.pop(id(slot), None)
             if slot in self._all:
                 self._all.remove(slot)
         slot.executor.shutdown(wait=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 
-from buildsys.tensors.checkpoints import Writer
+from buildsys.tensors.writing import Writer
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 

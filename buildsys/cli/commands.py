@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 import buildsys
+from buildsys import machine
 from buildsys import plan as planning
 from buildsys.cli import project as projects
 from buildsys.cli import show
@@ -137,7 +138,7 @@ def make(
 
     started = time.monotonic()
     with watcher(quiet or plan.nothing_to_do()) as told:
-        outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or _cores(), keep_going=keep_going)
+        outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or machine.cores(), keep_going=keep_going)
     for line in show.failures(outcome):
         print(line, file=sys.stderr)
     if not quiet:
@@ -229,11 +230,6 @@ def sample(
 
     text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed)
     _print({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json)
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:

@@ -1,127 +1,215 @@
-"""The pass over a model: one tensor at a time from base and vectors, through a method, into the output. Bounded memory."""
+"""The pass over a model: base and vectors in, through a method, a Hugging Face folder out. Bounded memory, all cores, one hash on the way."""
 
 from __future__ import annotations
 
-import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy
 
 from buildsys.errors import BuildError
-from buildsys.merging.methods import METHODS, kept_number
-from buildsys.tensors import checkpoints, delta
+from buildsys.machine import cores
+from buildsys.merging import coefficients as recipes
+from buildsys.merging.deltas import Deltas, Pool, kept_number, own_magnitudes, select
+from buildsys.merging.entries import Rule, Whole
+from buildsys.merging.methods import METHODS
+from buildsys.merging.vocabulary import Vocabulary
+from buildsys.tensors import arrays, checkpoints, writing
+from buildsys.tensors.arrays import Array
+from buildsys.tensors.vectors import Vector
 
 if TYPE_CHECKING:
     from buildsys.progress import Progress
 
-_PIECE = 1 << 24  # entries of one vector looked at together when a threshold spans the model
+_AHEAD = 4  # pieces that may wait for the writer, for each thread
 
 
-def merge(
-    base_folder: Path,
-    vector_folders: Sequence[Path],
-    coefficients: Sequence[float],
-    method: str,
-    options: Mapping[str, Any],
-    out: Path,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write base + merged τ as a Hugging Face folder with the base's other files, and return facts.
-
-    The result is rounded once, to the dtype that each tensor of the base has. Raises BuildError before anything is written where a
-    vector has a tensor that the base lacks or has in another shape, and while writing where a result is not finite.
+@dataclass(frozen=True)
+class Recipe:
+    """method, options  as `options.completed` gives them
+    coefficients     one for each vector
+    post             "svc" after the method, with its alpha; None: nothing
+    tokenizer        what to do about added tokens; None: refuse them
     """
-    base = checkpoints.Checkpoint(base_folder)
-    vectors = [delta.Vector(folder) for folder in vector_folders]
-    for position, vector in enumerate(vectors):
-        vector.fits(base.entries, f"vector {position + 1}")
-    signs = [-1.0 if coefficient < 0 else 1.0 for coefficient in coefficients]
-    sizes = torch.tensor([abs(coefficient) for coefficient in coefficients], dtype=torch.float32)
-    given = dict(options)
-    if given.get("trim") == "model":
-        total = sum(base.entries[name].count for name in {name for vector in vectors for name in vector.entries})
-        given["thresholds"] = [model_threshold(vector, total, given["density"]) for vector in vectors]
-    entries = {name: (entry.dtype, entry.shape) for name, entry in base.entries.items()}
-    files = _layout(base, out)
-    changed = 0
-    done = 0
-    for file, names in files.items():
-        writer = checkpoints.Writer(file, {name: entries[name] for name in names}, {"format": "pt"})
-        for name in names:
-            progress(name, done / len(entries))
-            tensor = delta.read(base.entries[name])
-            taus = [vector.get(name) for vector in vectors]
-            if any(tau is not None for tau in taus):
-                moved = _merged(tensor, taus, signs, sizes, method, given)
-                if not torch.isfinite(moved).all():
-                    raise BuildError(f"tensor '{name}' of the merged model is not finite", hint="lower the coefficients")
-                tensor, changed = moved, changed + 1
-            writer.write(name, delta.raw(tensor))
-            done += 1
-        writer.close()
-    _copy_rest(base_folder, out)
-    return {"tensors": len(entries), "tensors_changed": changed, "bytes": base.size_bytes}
+
+    method: str
+    options: Mapping[str, Any]
+    coefficients: Sequence[recipes.Coefficient]
+    post: str | None = None
+    svc_alpha: float = 1.0
+    tokenizer: str | None = None
 
 
-def _merged(
-    base: torch.Tensor,
-    taus: Sequence[torch.Tensor | None],
-    signs: Sequence[float],
-    sizes: torch.Tensor,
-    method: str,
-    options: Mapping[str, Any],
-) -> torch.Tensor:
-    zero = torch.zeros(base.shape)
-    deltas = torch.stack([zero if tau is None else tau * sign for tau, sign in zip(taus, signs, strict=True)])
-    return delta.added(base, METHODS[method](deltas, sizes, **options), 1.0)
+class Merge:
+    """A recipe over the files it is about. Raises BuildError, before any tensor is read, for what does not fit together.
 
-
-def model_threshold(vector: delta.Vector, total: int, density: float) -> float:
-    """The magnitude of the ⌊density·total⌋-th largest entry of a vector over the whole model, exactly, in two passes.
-
-    The bit pattern of a non-negative float32 grows with its value: its upper half picks a bin, its lower half the entry.
-    `total` counts the entries that any vector of the merge has; those that this one lacks are zeros.
+    vectors  folders; digests: what names each of them for ever
     """
-    wanted = kept_number(total, density)
-    upper = torch.zeros(1 << 15, dtype=torch.int64)
-    for bits in _magnitude_bits(vector):
-        upper += torch.bincount(bits >> 16, minlength=1 << 15)
-    from_top = upper.flip(0).cumsum(0)
-    if int(from_top[-1]) < wanted:
-        return 0.0
-    place = int((from_top >= wanted).nonzero()[0])
-    bin_, above = (1 << 15) - 1 - place, int(from_top[place - 1]) if place else 0
-    lower = torch.zeros(1 << 16, dtype=torch.int64)
-    for bits in _magnitude_bits(vector):
-        lower += torch.bincount(bits[bits >> 16 == bin_] & 0xFFFF, minlength=1 << 16)
-    rest = lower.flip(0).cumsum(0)
-    low = (1 << 16) - 1 - int((rest >= wanted - above).nonzero()[0])
-    return float(torch.tensor((bin_ << 16) | low, dtype=torch.int32).view(torch.float32))
+
+    def __init__(self, base: Path, vectors: Sequence[Path], digests: Sequence[str], recipe: Recipe, threads: int | None = None) -> None:
+        self.base, self.recipe, self.digests = checkpoints.Checkpoint(base), recipe, list(digests)
+        self.vectors = [Vector(folder) for folder in vectors]
+        self.labels = [f"vector {position + 1}" for position in range(len(vectors))]
+        for label, vector in zip(self.labels, self.vectors, strict=True):
+            vector.fits(self.base.entries, label)
+        self.vocabulary = Vocabulary(self.base, self.vectors, self.labels, recipe.tokenizer)
+        self.depths = recipes.Depths(self.base.names)
+        for label, coefficient in zip(self.labels, recipe.coefficients, strict=True):
+            self.depths.check(coefficient, label)
+        self.pool = Pool(threads or cores())
+
+    def deltas(self, name: str) -> Deltas | None:
+        """The vectors of one tensor, those that take part; None where none does."""
+        found = [recipes.at(one, name, self.depths.of(name)) for one in self.recipe.coefficients]
+        taking = [position for position, coefficient in enumerate(found) if coefficient]
+        if not any(name in self.vectors[position].taus for position in taking):
+            return None
+        return Deltas(
+            name,
+            self.base.entries[name],
+            [self.vectors[position].taus.get(name) for position in taking],
+            [found[position] for position in taking],
+            [self.digests[position] for position in taking],
+            self.pool,
+            lambda density: self._thresholds(density)[taking],
+        )
+
+    def rule(self, deltas: Deltas) -> Rule:
+        rule: Rule = METHODS[self.recipe.method](deltas, **self.recipe.options)
+        if self.recipe.post == "svc" and len(deltas.shape) == 2:
+            from buildsys.merging.spectral import calibrated
+
+            return Whole(calibrated(deltas, evaluated(deltas, rule), self.recipe.svc_alpha))
+        return rule
+
+    @cache  # noqa: B019  one merge a process
+    def _thresholds(self, density: float) -> Array:
+        """(n,) the magnitude of each vector's ⌊density·total⌋-th largest entry over the whole model.
+
+        The total counts the entries that any vector has; those that one lacks are zeros.
+        """
+        names = sorted({name for vector in self.vectors for name in vector.taus})
+        total = sum(self.base.entries[name].count for name in names)
+        ones = [1.0] * len(self.vectors)
+        tensors = [
+            Deltas(name, self.base.entries[name], [vector.taus.get(name) for vector in self.vectors], ones, self.digests, self.pool)
+            for name in names
+        ]
+        short = all(tau.short for vector in self.vectors for tau in vector.taus.values())
+        wanted = [[kept_number(total, density)]] * len(ones)
+        return select(tensors, len(ones), own_magnitudes, lambda _: wanted, short=short)[:, 0]
+
+    def close(self) -> None:
+        self.pool.close()
 
 
-def _magnitude_bits(vector: delta.Vector) -> Iterator[torch.Tensor]:
-    for name in sorted(vector.entries):
-        tau = vector.get(name)
-        for piece in () if tau is None else tau.flatten().split(_PIECE):
-            yield piece.abs().view(torch.int32).long()
+def evaluated(deltas: Deltas, rule: Rule) -> Array:
+    """The merged delta of a tensor, whole, float32, in its shape."""
+    out = numpy.empty(deltas.count, numpy.float32)
+
+    def piece(start: int, stop: int) -> None:
+        for tile in deltas.tiles(start, stop, rule.whole_rows):
+            rule.apply(deltas, tile, out[tile.start : tile.start + tile.size])
+
+    deltas.each(piece, rule.whole_rows)
+    return out.reshape(deltas.shape)
 
 
-def _layout(base: checkpoints.Checkpoint, out: Path) -> dict[Path, list[str]]:
-    """Output file -> its tensors, sorted: the same shards as the base's."""
-    found: dict[Path, list[str]] = {}
-    for name in base.names:
-        found.setdefault(out / base.entries[name].file.name, []).append(name)
-    return found
+def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing.SHARD_BYTES) -> dict[str, Any]:
+    """Write base + merged τ as a Hugging Face folder with the base's other files. Returns facts, the files' digests among them.
+
+    The result is rounded once, to the dtype that each tensor of the base has. Raises BuildError where a result is not finite, and where
+    the whole of it is the base although a coefficient is not 0.
+    """
+    base, vocabulary = work.base, work.vocabulary
+    header = {name: (entry.dtype, vocabulary.shape(name, entry.shape)) for name, entry in base.entries.items()}
+    files = writing.shards(header, shard_bytes)
+    total, done, changed = base.size_bytes or 1, 0, 0
+    digests = {}
+    with ThreadPoolExecutor(1) as ahead:  # finds the next tensor's rule while this one is written
+        prepared = _prepared(work, [name for names in files.values() for name in names], ahead)
+        for file, names in files.items():
+            writer = writing.Writer(out / file, {name: header[name] for name in names}, {"format": "pt"})
+            for name in names:
+                progress(name, done / total)
+                deltas, rule = next(prepared)
+                if deltas is None or rule is None:
+                    for part in _copied(base.entries[name]):
+                        writer.write(name, part)
+                else:
+                    changed += _write(writer, deltas, rule, vocabulary)
+                writer.write(name, vocabulary.new_rows(name))
+                done += base.entries[name].stop - base.entries[name].start
+            writer.close()
+            digests[file] = writer.digest
+    if not changed and any(map(any, map(recipes.numbers, work.recipe.coefficients))):
+        hint = "all vectors are 0 here, or too small for the base's dtype"
+        raise BuildError("the merge changes nothing: its result is the base, bit for bit", [("tensors", str(len(base.names)))], hint)
+    vocabulary.copy_rest(base.place, out)
+    if len(files) > 1:
+        (out / writing.INDEX).write_bytes(writing.index(header, files))
+    facts: dict[str, Any] = {
+        "tensors": len(header),
+        "tensors_changed": changed,
+        "bytes": sum(writing.size_bytes(*h) for h in header.values()),
+    }
+    return facts | vocabulary.facts() | {"digests": digests}
 
 
-def _copy_rest(base: Path, out: Path) -> None:
-    """Configuration, tokenizer, chat template and generation settings, byte for byte; a shard index with its own total."""
-    for name in checkpoints.model_files(path.name for path in base.iterdir()):
-        if name.endswith(".safetensors"):
-            continue
-        data = (base / name).read_bytes()
-        if name == "model.safetensors.index.json":
-            data = json.dumps(json.loads(data), indent=2, sort_keys=True).encode() + b"\n"
-        (out / name).write_bytes(data)
+def _prepared(work: Merge, names: Sequence[str], ahead: ThreadPoolExecutor) -> Iterator[tuple[Deltas | None, Rule | None]]:
+    def prepare(name: str) -> tuple[Deltas | None, Rule | None]:
+        deltas = work.deltas(name)
+        return deltas, None if deltas is None or not deltas.count else work.rule(deltas)
+
+    waiting: deque[Any] = deque()
+    for name in names:
+        waiting.append(ahead.submit(prepare, name))
+        if len(waiting) > 1:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _write(writer: writing.Writer, deltas: Deltas, rule: Rule, vocabulary: Vocabulary) -> bool:
+    """Write the merged tensor piece by piece, in order. True where it differs from the base's."""
+    waiting: deque[Any] = deque()
+    changed = False
+
+    def piece(start: int, stop: int) -> tuple[Array, bool]:
+        out = numpy.empty(stop - start, deltas.raw.dtype)
+        finite = True
+        for tile in deltas.tiles(start, stop, rule.whole_rows):
+            delta = deltas.pool.buffer("delta", (tile.size,))
+            rule.apply(deltas, tile, delta)
+            scratch, place = deltas.pool.buffer("result", (tile.size,)), slice(tile.start, tile.start + tile.size)
+            inside = out[tile.start - start : tile.start - start + tile.size]
+            finite &= arrays.added(deltas.dtype, deltas.raw[place], tile.base, delta, scratch, inside)
+        vocabulary.replace_rows(deltas.name, start, out)
+        return out, finite
+
+    def consume() -> bool:
+        start, future = waiting.popleft()
+        out, finite = future.result()
+        if not finite:
+            raise BuildError(f"tensor '{deltas.name}' of the merged model is not finite", hint="lower the coefficients")
+        writer.write(deltas.name, out)
+        return changed or not numpy.array_equal(out, deltas.raw[start : start + out.size])
+
+    for start, stop in deltas.pieces(rule.whole_rows):
+        waiting.append((start, deltas.pool.submit(piece, start, stop)))
+        if len(waiting) > _AHEAD * deltas.pool.threads:
+            changed = consume()
+    while waiting:
+        changed = consume()
+    return changed
+
+
+def _copied(entry: checkpoints.Entry) -> Iterator[Array]:
+    raw = arrays.raw(entry)
+    for start in range(0, raw.size, 1 << 20):
+        yield raw[start : start + (1 << 20)]

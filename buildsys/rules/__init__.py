@@ -11,6 +11,7 @@ and may have
     VALUES    files of its artifact (JSON) that a plan reads
     REFERS    role of a folder whose files the artifact names instead of copying them
     CARRIES   roles whose inputs are handed on beside the artifact's own files
+    THREADED  True where it takes `progress.settings["threads"]`: the cores that nobody else of this build has
     SORTED    (role, parameter): a list role without an order, and the list parameter that goes with it
 """
 

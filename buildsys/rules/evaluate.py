@@ -27,12 +27,12 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.evaluation import score
     from buildsys.examples import encode
     from buildsys.examples.rows import HELD_OUT_SHARE, bucket, shape
-    from buildsys.tensors import checkpoints, delta, models
+    from buildsys.tensors import checkpoints, delta, models, vectors
     from buildsys.training import fit
 
     fit.deterministic(0, params.threads)
     model = models.load(inputs["base"])
-    vector = delta.Vector(inputs["vector"])
+    vector = vectors.Vector(inputs["vector"])
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
     rows = fit.rows(inputs["rows"])
     room = models.context(model, params.max_length)

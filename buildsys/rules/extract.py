@@ -9,7 +9,7 @@ from typing import Any, Literal
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 
-VERSION = 1
+VERSION = 2
 ROLES = {"base": "model folder", "model": "model folder"}
 PRELOAD = ("numpy",)
 FLUSH = False
@@ -21,12 +21,17 @@ class Params(Strict):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
-    from buildsys.tensors import checkpoints
+    from buildsys.tensors import checkpoints, matching, tokens
 
     progress("comparing")
     base, model = checkpoints.Checkpoint(inputs["base"]), checkpoints.Checkpoint(inputs["model"])
-    checkpoints.same_tensors(base, model, "base", "model")
+    rows = [next((one.entries[n].shape[0] for n in one.names if matching.by_token(n)), 0) for one in (base, model)]
+    found = tokens.difference(inputs["base"], inputs["model"], *rows)
+    for _ in matching.pairs(base, model, bool(found.rows)):
+        pass
     dtype = params.dtype or checkpoints.delta_dtype(base)
-    record = {"base": inputs.digests["base"], "dtype": dtype, "model": inputs.digests["model"]}
-    (out / "vector.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    return {"tensors": len(base.names), "parameters": base.parameters, "dtype": dtype}
+    record: dict[str, Any] = {"base": inputs.digests["base"], "dtype": dtype, "model": inputs.digests["model"]}
+    record |= {name: value for name, value in (("added_tokens", found.added), ("differs", found.differs), ("rows", found.rows)) if value}
+    (out / "vector.json").write_text(json.dumps(record, indent=None if found.rows else 1, sort_keys=True) + "\n")
+    facts = {"tensors": len(base.names), "parameters": base.parameters, "dtype": dtype}
+    return facts | ({"differs": found.differs} if found.differs else {})

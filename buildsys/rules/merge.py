@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 
-VERSION = 1
+VERSION = 2
 ROLES = {"base": "model folder", "vectors": "vectors, in no order"}
-PRELOAD = ("torch", "buildsys.merging.stream")
+PRELOAD = ("numpy", "buildsys.merging.stream")
 FLUSH = False
 SORTED = ("vectors", "coefficients")
+THREADED = True
 
 
 class Params(Strict):
     method: str
-    coefficients: list[float]
+    coefficients: list[Any]  # numbers, lists over depth, tables of patterns
     options: dict[str, Any] = {}
+    post: Literal["svc"] | None = None
+    svc_alpha: float = 1.0
+    tokenizer: Literal["base", "union"] | None = None
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
     from buildsys.merging import stream
 
-    return stream.merge(inputs["base"], inputs["vectors"], params.coefficients, params.method, params.options, out, progress)
+    recipe = stream.Recipe(params.method, params.options, params.coefficients, params.post, params.svc_alpha, params.tokenizer)
+    work = stream.Merge(inputs["base"], inputs["vectors"], inputs.digests["vectors"], recipe, progress.settings.get("threads"))
+    try:
+        return stream.merge(work, out, progress)
+    finally:
+        work.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from buildsys.action import Action
+from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.store.fresh import this_boot
 from buildsys.store.objects import Objects, flush_file, write_whole
@@ -107,13 +107,17 @@ class Cache:
         references: Files,
         values: Mapping[str, Any],
         facts: Mapping[str, Any],
+        digests: Mapping[str, Digest],
         *,
         flush: bool,
         replacing: bool = False,
     ) -> Artifact:
-        """Move everything in the folder `made` into the store, then record it: the first record of a key stays."""
+        """Move everything in the folder `made` into the store, then record it: the first record of a key stays.
+
+        digests  of files that were hashed as they were written
+        """
         flush = flush or not self.boot
-        files = {path.name: self.objects.put(path, flush=flush) for path in sorted(made.iterdir())}
+        files = {path.name: self.objects.put(path, digests.get(path.name), flush=flush) for path in sorted(made.iterdir())}
         artifact = Artifact(action.document(), files, references, values, facts, "" if flush else self.boot)
         key = action.key()
         first = None if replacing else self.usable(key, Observer(None))[0]

@@ -44,9 +44,9 @@ class Objects:
         missing = observer.size(self.place(digest)) is None
         return f"object {digest[:12]} is {'missing' if missing else 'damaged'}"
 
-    def put(self, file: Path, *, flush: bool) -> tuple[Digest, int]:
-        """Move a finished file in. `flush` waits for the disk before it returns."""
-        digest, size = file_digest(file), file.stat().st_size
+    def put(self, file: Path, known: Digest | None = None, *, flush: bool) -> tuple[Digest, int]:
+        """Move a finished file in. `known`: its digest, if it was hashed on the way. `flush` waits for the disk before it returns."""
+        digest, size = known or file_digest(file), file.stat().st_size
         place = self.path(digest)
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and not self._sound(place, digest, size):

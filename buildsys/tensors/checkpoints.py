@@ -1,4 +1,4 @@
-"""Hugging Face folders read by their headers: what is in them, what is wrong with them, and a canonical writer. No torch."""
+"""Hugging Face folders read by their headers: what is in them, and what is wrong with them. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 _EXPONENTS = {"F64": ("u8", 0x7FF0_0000_0000_0000), "F32": ("u4", 0x7F80_0000), "F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80)}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
-_NOT_A_MODEL = ("trainer_state.json", "training_args.json", "adapter_config.json", "optimizer.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_NOT_A_MODEL = ("trainer_state.json", "training_args.json", "optimizer.safetensors", *ADAPTER_FILES)
 
 
 @dataclass(frozen=True)
@@ -194,19 +195,6 @@ def delta_dtype(base: Checkpoint) -> str:
     return "float32" if widest(base) in ("float32", "float64") else "bfloat16"
 
 
-def same_tensors(left: Checkpoint, right: Checkpoint, left_name: str, right_name: str) -> None:
-    """Raises BuildError for the first tensor that differs in presence, shape or dtype, naming both sides."""
-    for name in sorted({*left.names, *right.names}):
-        one, other = left.entries.get(name), right.entries.get(name)
-        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
-            raise mismatch(name, one, other, left_name, right_name)
-
-
-def mismatch(name: str, one: Entry | None, other: Entry | None, left_name: str, right_name: str) -> BuildError:
-    facts = [(left_name, one.described() if one else "has none"), (right_name, other.described() if other else "has none")]
-    return BuildError(f"tensor '{name}' does not match", facts, "a vector is taken from a model that was tuned from this base")
-
-
 def copy(folder: Path, out: Path) -> None:
     for name in model_files(os.listdir(folder)):
         shutil.copyfile(folder / name, out / name)
@@ -229,35 +217,3 @@ def from_hub(repository: str, revision: str) -> Path:
 
 
 _OFFLINE = "unset HF_HUB_OFFLINE, check the network, or download it once with 'hf download'"
-
-
-class Writer:
-    """One safetensors file, written tensor by tensor: names sorted, header canonical, so equal tensors are equal bytes."""
-
-    def __init__(self, file: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
-        if len(metadata) > 1:
-            raise ValueError("safetensors readers order metadata at random: one key at most")
-        table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        at = 0
-        for name in sorted(entries):
-            dtype, shape = entries[name]
-            count = 1
-            for side in shape:
-                count *= side
-            table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at := at + count * BYTES[dtype]]}
-        text = json.dumps(table, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._left = sorted(entries)
-        self._file = open(file, "wb")  # noqa: SIM115  closed by `close`
-        self._file.write(struct.pack("<Q", len(text)) + text)
-
-    def write(self, name: str, data: Any) -> None:
-        """The next tensor's bytes; names come in sorted order."""
-        if name != self._left.pop(0):
-            raise ValueError(f"{name} is out of order")
-        self._file.write(data)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._left:
-            raise ValueError(f"{self._left[0]} was never written")

@@ -1,8 +1,7 @@
-"""Task vectors, τ = W_tuned − W_base: saved, read (stored or by reference), added to a model in memory."""
+"""Task vectors, τ = W_tuned − W_base, and models in memory: taken from one, added to one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from buildsys.errors import BuildError
-from buildsys.tensors.checkpoints import DTYPES, Checkpoint, Entry, Writer, mismatch
+from buildsys.tensors.checkpoints import Entry
+from buildsys.tensors.matching import mismatch
+from buildsys.tensors.vectors import Vector
+from buildsys.tensors.writing import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,18 +23,6 @@ TORCH = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 SPELLED = {dtype: name for name, dtype in TORCH.items()}
-
-
-def read(entry: Entry) -> torch.Tensor:
-    """One tensor, mapped from its file and never written to."""
-    if not entry.count:
-        return torch.empty(entry.shape, dtype=TORCH[entry.dtype])
-    storage = torch.UntypedStorage.from_file(str(entry.file), False, entry.file.stat().st_size)
-    whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
-    part = whole[entry.start : entry.stop]
-    if part.data_ptr() % TORCH[entry.dtype].itemsize:  # other writers do not align
-        part = part.clone()
-    return part.view(TORCH[entry.dtype]).reshape(entry.shape)
 
 
 def raw(tensor: torch.Tensor) -> memoryview:
@@ -89,37 +79,6 @@ def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], names: Mapp
     return float(squares**0.5)
 
 
-class Vector:
-    """The tensors of a vector: stored in one file, or the difference of two model folders. Names that it lacks are 0."""
-
-    def __init__(self, folder: Path) -> None:
-        self._base: Checkpoint | None = None
-        record = folder / "vector.json"
-        if record.exists():
-            self._dtype = getattr(torch, json.loads(record.read_text())["dtype"])
-            self._base, self._tensors = Checkpoint(folder / "base"), Checkpoint(folder / "model")
-        else:
-            self._tensors = Checkpoint(folder / "vector.safetensors")
-        self.entries = {n: e for n, e in self._tensors.entries.items() if e.dtype in DTYPES}
-
-    def get(self, name: str) -> torch.Tensor | None:
-        """τ of one tensor in float32, or None where it is 0 throughout."""
-        entry = self.entries.get(name)
-        if entry is None:
-            return None
-        if self._base is None:
-            return read(entry).float()
-        base = read(self._base.entries[name])
-        return (read(entry).float() - base.float()).to(self._dtype).float()
-
-    def fits(self, base: Mapping[str, Entry], label: str) -> None:
-        """Raises BuildError for the first tensor that the base lacks or has in another shape."""
-        for name, entry in self.entries.items():
-            other = base.get(name)
-            if other is None or other.shape != entry.shape:
-                raise mismatch(name, other, entry, "base", label)
-
-
 @contextmanager
 def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) -> Iterator[Callable[[float], None]]:
     """A function that sets the model to base + α·τ, in place; the base's weights are back when the block ends.
@@ -128,10 +87,11 @@ def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) ->
     Raises BuildError for a tensor that moves and is no parameter of the model.
     """
     parameters = {names[name]: parameter for name, parameter in model.named_parameters()}
-    taus = {name: vector.get(name) for name in vector.entries}
+    wholes = {name: vector.whole(name) for name in vector.taus}
+    taus = {name: None if whole is None else torch.from_numpy(whole) for name, whole in wholes.items()}
     lacking = [name for name, tau in taus.items() if name not in parameters and tau is not None and tau.any()]
     if lacking:
-        raise mismatch(lacking[0], None, vector.entries[lacking[0]], "base", "vector")
+        raise mismatch(lacking[0], None, vector.taus[lacking[0]].shape, "base", "vector")
     found = {name: (parameters[name], tau) for name, tau in taus.items() if name in parameters}
     moving = {name: (p, p.detach().clone(), tau) for name, (p, tau) in found.items() if tau is not None and tau.any()}
 

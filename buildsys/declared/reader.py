@@ -1,0 +1,140 @@
+"""What all tables of a Buildfile share on their way into the graph: the steps so far, and what a table's names and paths mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from buildsys import memory, outside
+from buildsys.buildfile import Buildfile
+from buildsys.errors import UsageError, nearest
+from buildsys.examples.rows import Part
+from buildsys.graph import Output, Rows, Source, Step, Target
+from buildsys.store.observe import Observer
+from buildsys.tables import Source as Inline
+
+Where = tuple[str, ...]
+Inputs = dict[str, Source | tuple[Source, ...]]
+
+
+class Reader:
+    """steps   by name; `targets` in the file's order
+    later   problems in files that the Buildfile names: said once it has none itself
+    """
+
+    def __init__(self, file: Buildfile, observer: Observer) -> None:
+        self.file, self.observer, self.root = file, observer, file.path.parent
+        self.steps: dict[str, Step] = {}
+        self.targets: list[Target] = []
+        self.nodes: dict[str, memory.Node] = {}
+        self.later: list[UsageError] = []
+
+    def read_memory(self) -> None:
+        try:
+            self.nodes = memory.read(self.root, self.file.graph.nodes, self.observer)
+        except UsageError as error:
+            self.later.append(error)
+
+    def add(self, *steps: Step) -> None:
+        self.steps.update((step.name, step) for step in steps)
+
+    # what tables name
+
+    def base(self, where: Where, name: str | None) -> str | None:
+        """The step that makes a base: that of a `[base.*]` table, or of a merged target by its full name."""
+        known = self.file.known["base"]
+        merged = [f"merged-{one}" for one in self.file.known["merged"]]
+        if name is None:
+            if len(known) == 1:
+                name = known[0]
+            else:
+                self.file.problem(where, "'base' is missing", f"bases are {', '.join(known) or 'none: declare one as [base.NAME]'}")
+                return None
+        if name in merged:
+            return name if name.removeprefix("merged-") in self.file.merged else None
+        if name not in known:
+            close = nearest(name, [*known, *merged])
+            hint = f"the nearest base is '{close}'" if close else f"bases are {', '.join([*known, *merged]) or 'none'}"
+            self.file.problem((*where, "base"), f"there is no base '{name}'", hint)
+            return None
+        return f"base-{name}" if name in self.file.base else None
+
+    def lineage(self, base: str) -> list[str]:
+        """A base and those that it descends from, the nearest first."""
+        found = [base]
+        while found[-1].startswith("merged-"):
+            merged = self.file.merged.get(found[-1].removeprefix("merged-"))
+            if merged is None:
+                break
+            if isinstance(merged.base, Inline):
+                found.append(f"{found[-1]}:base")
+                break
+            known = self.file.known["base"]
+            name = merged.base or (known[0] if len(known) == 1 else "")
+            below = name if name.startswith("merged-") else f"base-{name}"
+            if below in found:  # a cycle, which is reported as one
+                break
+            found.append(below)
+        return found
+
+    def same_base(self, one: str, other: str) -> bool:
+        """True for two names of one base: the same table, or two tables that name the same folder or revision."""
+        if one == other:
+            return True
+        left, right = self.steps.get(one), self.steps.get(other)
+        return left is not None and right is not None and left.rule == right.rule == "model" and _is(left) == _is(right)
+
+    def node(self, where: Where, node: str | None) -> None:
+        known = [name for one in self.nodes.values() for name in one.names()]
+        if node is None or node in known or self.later:
+            return
+        pattern = self.file.graph.nodes
+        if pattern is None:
+            self.file.problem((*where, "node"), f"node '{node}' has no memory graph to be in", 'set [graph] nodes = "memory/*.md"')
+            return
+        close = nearest(node, known)
+        folder = str(Path(pattern).parent)
+        self.file.problem((*where, "node"), f"node '{node}' is not in {folder}/", f"the nearest node is '{close}'" if close else "")
+
+    def rows(self, where: Where, path: str, part: Part) -> Rows | None:
+        source = Rows(self.place(path), part)
+        if self.observer.size(source.path) is None:
+            self.file.problem(where, f"'{path}' is not there")
+            return None
+        try:
+            number = int(outside.parsed_rows(source, self.observer)["number"])
+        except UsageError as error:
+            self.later.append(error)
+            return None
+        if number == 0:
+            self.file.problem(where, f"'{path}' has no row left for the {part} part", "give more rows, or verify = { rows = … }")
+            return None
+        return source
+
+    def place(self, path: str) -> Path:
+        return self.root / (os.path.expanduser(path) if path.startswith("~") else path)
+
+    def base_of(self, vector: str) -> str | None:
+        """The step of the base that a vector's step was taken from."""
+        step = self.steps.get(vector)
+        seen: set[str] = set()
+        while step is not None and step.name not in seen:
+            seen.add(step.name)
+            found = step.inputs.get("base")
+            if isinstance(found, Output):
+                return found.step
+            step = self._first_part(step.inputs)
+        return None
+
+    def _first_part(self, inputs: Mapping[str, Source | tuple[Source, ...]]) -> Step | None:
+        for role in ("vector", "vectors"):
+            given = inputs.get(role)
+            first = given[0] if isinstance(given, tuple) else given
+            if isinstance(first, Output):
+                return self.steps.get(first.step)
+        return None
+
+
+def _is(step: Step) -> object:
+    return dict(step.parameters), dict(step.inputs)

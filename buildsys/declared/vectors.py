@@ -1,0 +1,135 @@
+"""`[vector.*]`: vectors that are not trained here: from a model, an adapter, a model target, or other vectors."""
+
+from __future__ import annotations
+
+from buildsys.declared import bases, behaviors
+from buildsys.declared.reader import Inputs, Reader, Where
+from buildsys.errors import nearest
+from buildsys.graph import Folder, Output, Step, Target
+from buildsys.tables import Listed, Vector
+
+
+def add(reader: Reader, name: str, given: Vector) -> None:
+    where, target = ("vector", name), f"vector-{name}"
+    reader.node(where, given.node)
+    exact = behaviors.exactly(target, given.store)
+    if given.analogy is not None or given.sum is not None:
+        steps = _combined(reader, exact, target, where, given)
+        base = _base_of_parts(reader, where, given) if steps else None
+    else:
+        base = reader.base(where, given.base)
+        steps = taken(reader, exact, target, where, given, base)
+    if base is None or not steps:
+        return
+    steps += behaviors.packed(reader, target, given.store, given.store_density)
+    reader.targets.append(Target(target, "vector", target, tuple(steps), given.node))
+    if given.verify is None:
+        return
+    if given.verify.rows is None:
+        reader.file.problem((*where, "verify"), "'rows' is missing: no examples belong to this vector")
+        return
+    behaviors.verified(reader, name, where, given.verify, base, given.verify.rows, "all", given.node)
+
+
+def taken(reader: Reader, step: str, target: str, where: Where, given: Vector | Listed, base: str | None) -> list[str]:
+    """Steps that make a vector from a model or an adapter; none where something is wrong with it."""
+    if given.adapter is not None:
+        folder = Folder(reader.place(given.adapter), adapter=True)
+        if "adapter_config.json" not in reader.observer.names(folder.path):
+            hint = "an adapter's folder has adapter_config.json and adapter_model.safetensors"
+            reader.file.problem((*where, "adapter"), f"'{given.adapter}' is no adapter folder", hint)
+        if base is None:
+            return []
+        reader.add(Step(step, target, "adapter", {"dtype": given.dtype}, {"base": Output(base), "folder": folder}))
+        return [step]
+    if given.of is not None:
+        model, steps = model_target(reader, (*where, "of"), given.of), []
+    else:
+        model, steps = f"{step}:model", [f"{step}:model"]
+        bases.model(reader, model, target, where, given)
+    if base is None or model is None:
+        return []
+    if model == base:
+        reader.file.problem((*where, "of"), f"{model} less itself is nothing", "name the base that it was made from")
+        return []
+    inputs: Inputs = {"base": Output(base), "model": Output(model)}
+    reader.add(Step(step, target, "extract", {"dtype": given.dtype}, inputs))
+    return [*steps, step]
+
+
+def model_target(reader: Reader, where: Where, name: str) -> str | None:
+    """The step of a model target, by its full name."""
+    file = reader.file
+    known = [f"{kind}-{one}" for kind in ("base", "merged") for one in file.known[kind]]
+    if name not in known:
+        close = nearest(name, known)
+        hint = f"the nearest is '{close}'" if close else f"models are {', '.join(known) or 'none'}"
+        file.problem(where, f"there is no model target '{name}'", hint)
+        return None
+    kind, _, rest = name.partition("-")
+    return name if rest in getattr(file, kind) else None
+
+
+def _combined(reader: Reader, step: str, target: str, where: Where, given: Vector) -> list[str]:
+    parts = _parts(given)
+    known = [*reader.file.known["behavior"], *reader.file.known["vector"]]
+    unknown = [name for name, _ in parts if name not in known]
+    for name in unknown:
+        close = nearest(name, known)
+        hint = f"the nearest vector is '{close}'" if close else f"vectors are {', '.join(known) or 'none'}"
+        reader.file.problem((*where, "sum" if given.sum else "analogy", name), f"there is no vector '{name}'", hint)
+    if all(coefficient == 0 for _, coefficient in parts):
+        reader.file.problem((*where, "sum"), "all coefficients are 0: the vector would be 0")
+        return []
+    if unknown:
+        return []
+    names = [name for name, _ in parts]
+    parameters = {"coefficients": [coefficient for _, coefficient in parts], "dtype": given.dtype}
+    inputs: Inputs = {"vectors": tuple(Output(f"vector-{name}") for name in names)}
+    reader.add(Step(step, target, "combine", parameters, inputs, labels={"vectors": names, "coefficients": names}))
+    return [step]
+
+
+def _parts(given: Vector) -> list[tuple[str, float]]:
+    """(vector, coefficient) of a sum or an analogy. Ilharco et al. 2022, section 5: τ_D = λ₁·τ_C + λ₂·(τ_B − τ_A)."""
+    if given.sum is not None:
+        return list(given.sum.items())
+    assert given.analogy is not None
+    named = given.analogy
+    return [(named.a, -named.relation), (named.b, named.relation), (named.c, named.coefficient)]
+
+
+def _base_of_parts(reader: Reader, where: Where, given: Vector) -> str | None:
+    """The one base that all parts come from."""
+    found: dict[str, str] = {}
+    for name, _ in _parts(given):
+        base = _base_of_table(reader, name, set())
+        if base is not None:
+            found[name] = base
+    names = list(found)
+    for name in names[1:]:
+        if not reader.same_base(found[name], found[names[0]]):
+            text = f"'{names[0]}' is taken from {found[names[0]]}, and '{name}' from {found[name]}"
+            reader.file.problem(where, text, "vectors of one sum come from one base")
+            return None
+    if given.base is not None:
+        own = reader.base(where, given.base)
+        if own is not None and names and not reader.same_base(own, found[names[0]]):
+            reader.file.problem((*where, "base"), f"its parts are taken from {found[names[0]]}", "leave 'base' out")
+            return None
+    return found[names[0]] if names else None
+
+
+def _base_of_table(reader: Reader, name: str, seen: set[str]) -> str | None:
+    """What a vector's table says of its base; that of its first part for a sum. Problems are reported with the table itself."""
+    file = reader.file
+    table = file.behavior.get(name) or file.vector.get(name)
+    if table is None or name in seen:
+        return None
+    if isinstance(table, Vector) and (table.sum is not None or table.analogy is not None):
+        return next((base for part, _ in _parts(table) if (base := _base_of_table(reader, part, {*seen, name}))), None)
+    known = file.known["base"]
+    given = table.base or (known[0] if len(known) == 1 else None)
+    if given is None:
+        return None
+    return given if given.startswith("merged-") else f"base-{given}"
