@@ -1,6 +1,8 @@
-"""How the methods that ask for angles find their rule: inner products of whole tensors, rows or columns, in float64. What each is: `methods`."""
+"""How the methods that ask for angles find their rule: inner products of tensors, rows or columns, in float64. What each is: `methods`."""
 
 from __future__ import annotations
+
+import math
 
 import numpy
 
@@ -36,7 +38,7 @@ def karcher(deltas: Deltas, max_iter: int, tol: float, scale: float) -> Spanned:
     norms = numpy.sqrt(numpy.diagonal(products))
     if deltas.n == 1 or not norms.any():
         return _spanned(deltas, numpy.concatenate([[0.0], weights])[None], scale)
-    safe = numpy.where(norms > 0, norms, 1.0)
+    safe: Array = numpy.where(norms > 0, norms, 1.0)
     cosines = products / safe[:, None] / safe[None, :]
     shares = numpy.where(norms > 0, weights, 0.0)
     mean = shares / shares.sum()  # in units of the models' directions: every point of the iteration is a sum of them
@@ -95,7 +97,7 @@ def _slerp(products: Array, one: int, other: int, t: Array, lerp_above: float) -
 
 
 def _norm(point: Array, products: Array) -> float:
-    return float(numpy.sqrt(max(point @ products @ point, 0.0)))
+    return math.sqrt(max(float(point @ products @ point), 0.0))
 
 
 def _spanned(deltas: Deltas, factors: Array, scale: float = 1.0) -> Spanned:

@@ -50,7 +50,7 @@ class Given:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        return tuple(self.array.shape)
 
     def read(self, piece: Piece, out: Array) -> None:
         out[:] = self.array.reshape(-1)[piece.start : piece.stop]
@@ -102,10 +102,12 @@ class Deltas:
         self.name, self.taus, self.pool, self.vectors = name, list(taus), pool, list(vectors)
         self.coefficients = numpy.array(coefficients, numpy.float32)
         self.in_model = in_model
-        self._entry = base if isinstance(base, Entry) else None
-        self.dtype = base.dtype if isinstance(base, Entry) else "F32"
-        self.raw: Array = arrays.raw(base) if isinstance(base, Entry) else base.reshape(-1)
-        self.shape = base.shape
+        self._entry = base.resolved() if isinstance(base, Entry) else None
+        if isinstance(base, Entry):
+            self.dtype, self.raw = base.dtype, arrays.raw(base.resolved())
+        else:
+            self.dtype, self.raw = "F32", base.reshape(-1)
+        self.shape: tuple[int, ...] = base.shape
         self.count = self.raw.size
         self.n = len(self.taus)
         self.width = self.count // self.shape[0] if len(self.shape) > 1 and self.shape[0] else max(1, self.count)
@@ -215,7 +217,8 @@ class Deltas:
         for first, found in self.each(piece, by == "column"):
             total[first : first + len(found)] += found
         signs = numpy.concatenate([[1.0], numpy.sign(self.coefficients)])
-        return total * signs[:, None] * signs[None, :]
+        signed: Array = total * signs[:, None] * signs[None, :]
+        return signed
 
 
 def kept_number(count: int, density: float) -> int:
@@ -223,32 +226,36 @@ def kept_number(count: int, density: float) -> int:
     return max(1, math.floor(density * count + 1e-9))
 
 
-Feed = Callable[[Deltas, Tile], Iterator[tuple[int, Array]]]
+Feed = Callable[[Deltas, Tile], Array]
+"""(groups, tile) float32: the numbers of each group, of which the tile's size are meant."""
 
 
-def own_magnitudes(deltas: Deltas, tile: Tile) -> Iterator[tuple[int, Array]]:
+def own_magnitudes(deltas: Deltas, tile: Tile) -> Array:
+    """Each vector's τ."""
+    return tile.taus
+
+
+def _weighted(deltas: Deltas, tile: Tile) -> Array:
+    """All α·τ in one group."""
+    out = deltas.pool.buffer("weighted", (deltas.n * tile.size,))
     for position in range(deltas.n):
-        if deltas.taus[position] is not None:
-            yield position, tile.taus[position, : tile.size]
+        kernels.weigh(
+            tile.taus[position, : tile.size], deltas.coefficients[position], out[position * tile.size : (position + 1) * tile.size]
+        )
+    return out.reshape(1, -1)
 
 
-def _weighted(deltas: Deltas, tile: Tile) -> Iterator[tuple[int, Array]]:
-    for position in range(deltas.n):
-        out = deltas.pool.buffer("weighted", (tile.size,))
-        kernels.weigh(tile.taus[position, : tile.size], deltas.coefficients[position], out)
-        yield 0, out
-
-
-def _varying(deltas: Deltas, tile: Tile) -> Iterator[tuple[int, Array]]:
+def _varying(deltas: Deltas, tile: Tile) -> Array:
+    """The variance of α·τ over the vectors, one group."""
     out = deltas.pool.buffer("variances", (tile.size,))
     kernels.variances(tile.taus, tile.size, deltas.coefficients, out)
-    yield 0, out
+    return out.reshape(1, -1)
 
 
 def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[Array], Sequence[Sequence[int]]], *, short: bool) -> Array:
     """(groups, ranks) float32: for each group of numbers the magnitude of its r-th largest, exactly; 0 beyond its numbers.
 
-    feed   (tensor, tile) -> (group, float32 numbers) …
+    feed   (tensor, tile) -> the groups' numbers
     ranks  histogram of the groups' magnitudes -> for each group the ranks asked for, from 1
     short  the lower half of every number's bits is 0
 
@@ -258,7 +265,7 @@ def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[
         return _sorted_out(tensors[0], groups, feed, ranks)
     upper = numpy.zeros((groups, kernels.UPPER), numpy.int64)
     for deltas in tensors:
-        for own in _counted(deltas, feed, (groups, 2, kernels.UPPER), lambda counts, at, bits: kernels.count_upper(bits, *counts[at])):
+        for own in _counted(deltas, feed, (groups, 2, kernels.UPPER), kernels.count_each_upper):
             upper += own.sum(1, dtype=numpy.int64)
     wanted = ranks(upper)
     found = numpy.zeros((groups, max(map(len, wanted))), numpy.uint32)
@@ -276,10 +283,9 @@ def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[
         return found.view(numpy.float32)
     bins = sorted({(group, bin_) for group, _, bin_, _ in inside})
 
-    def lower_halves(counts: Array, group: int, bits: Array) -> None:
-        for at, (other, bin_) in enumerate(bins):
-            if other == group:
-                kernels.count_lower(bits, numpy.uint32(bin_), counts[at])
+    def lower_halves(bits: Array, size: int, counts: Array) -> None:
+        for at, (group, bin_) in enumerate(bins):
+            kernels.count_lower(bits[group, :size], numpy.uint32(bin_), counts[at])
 
     lower = numpy.zeros((len(bins), kernels.LOWER), numpy.int64)
     for deltas in tensors:
@@ -300,24 +306,28 @@ def _counted(deltas: Deltas, feed: Feed, shape: tuple[int, ...], count: Callable
         if counts is None:
             counts = own[threading.get_ident()] = numpy.zeros(shape, numpy.uint32)
         for tile in deltas.tiles(start, stop):
-            for group, numbers in feed(deltas, tile):
-                count(counts, group, numbers.view(numpy.uint32))
+            numbers = feed(deltas, tile)
+            count(numbers.view(numpy.uint32), _meant(numbers, tile), counts)
 
     deltas.each(piece)
     return list(own.values())
 
 
+def _meant(numbers: Array, tile: Tile) -> int:
+    """How many of each group's numbers belong to the tile: all but those of the taus' own buffer."""
+    return tile.size if numbers is tile.taus else numbers.shape[1]
+
+
 def _sorted_out(deltas: Deltas, groups: int, feed: Feed, ranks: Callable[[Array], Sequence[Sequence[int]]]) -> Array:
-    collected: list[list[Array]] = [[] for _ in range(groups)]
+    """The same for a tensor of one tile."""
 
-    def piece(start: int, stop: int) -> None:
-        for tile in deltas.tiles(start, stop):
-            for group, numbers in feed(deltas, tile):
-                collected[group].append(numpy.abs(numbers))
+    def magnitudes() -> list[Array]:
+        for tile in deltas.tiles(0, deltas.count):
+            numbers = feed(deltas, tile)
+            return [numpy.sort(numpy.abs(group)) for group in numbers[:, : _meant(numbers, tile)]]
+        return [numpy.zeros(0, numpy.float32)] * groups
 
-    for start, stop in deltas.pieces():
-        deltas.pool.submit(piece, start, stop).result()
-    ordered = [numpy.sort(numpy.concatenate(parts)) if parts else numpy.zeros(0, numpy.float32) for parts in collected]
+    ordered = deltas.pool.submit(magnitudes).result()
     bins = numpy.zeros((groups, 2), numpy.int64)
     bins[:, 0] = [int((numbers == 0).sum()) for numbers in ordered]
     bins[:, 1] = [len(numbers) for numbers in ordered] - bins[:, 0]
@@ -325,6 +335,6 @@ def _sorted_out(deltas: Deltas, groups: int, feed: Feed, ranks: Callable[[Array]
     found = numpy.zeros((groups, max(map(len, wanted))), numpy.float32)
     for group, places in enumerate(wanted):
         for place, rank in enumerate(places):
-            if rank <= len(ordered[group]):
+            if 1 <= rank <= len(ordered[group]):
                 found[group, place] = ordered[group][len(ordered[group]) - rank]
     return found

@@ -31,6 +31,13 @@ def count_upper(bits, even, odd):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def count_each_upper(bits, size, counts):  # type: ignore[no-untyped-def]
+    """`count_upper` of n arrays at once: bits (n, tile), of which `size` are meant, counts (n, 2, UPPER)."""
+    for v in range(bits.shape[0]):
+        count_upper(bits[v, :size], counts[v, 0], counts[v, 1])
+
+
+@compiled
 def count_lower(bits, upper, found):  # type: ignore[no-untyped-def]
     """Adds the lower halves of those magnitudes whose upper half is `upper` to a histogram of `LOWER` bins."""
     for i in range(bits.size):

@@ -160,7 +160,7 @@ def breadcrumbs(
 
 
 def model_stock(deltas: Deltas, *, filter_wise: bool = False, scale: Annotated[float, finite] = 1.0) -> Rule:
-    """t · mean of α·τ, where t = n·cos θ / (1 + (n − 1)·cos θ) and cos θ is the mean cosine of two deltas. Jang et al. 2024, arXiv 2403.19522.
+    """t · mean of α·τ, where t = n·cos θ / (1 + (n − 1)·cos θ) cos θ the mean cosine of two deltas. Jang et al. 2024, arXiv 2403.19522.
 
     filter_wise  an angle for each row, instead of one for the tensor
     scale        λ on the result
@@ -233,7 +233,9 @@ def wudi(
     learning_rate: Annotated[float, positive] = 1e-5,
     scale: Annotated[float, finite] = 1.0,
 ) -> Rule:
-    """From Σ α·τ, Adam on Σᵢ ‖(M − τᵢ)·τᵢᵀ‖² / ‖τᵢ‖²: M disturbs no vector in the vector's own row space. Cheng et al. 2025, arXiv 2503.08099.
+    """From Σ α·τ, Adam on Σᵢ ‖(M − τᵢ)·τᵢᵀ‖² / ‖τᵢ‖²: M disturbs no vector in its own row space.
+
+    Cheng et al. 2025, arXiv 2503.08099.
 
     steps, learning_rate  of Adam; the defaults are the paper's
     scale                 λ on the result

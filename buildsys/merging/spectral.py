@@ -83,7 +83,7 @@ def calibrated(deltas: Deltas, merged: Array, alpha: float) -> Array:
         met = values * (response * right).sum(1)
         counted += torch.where(own > 0, met / torch.where(own > 0, own, torch.ones_like(own)), torch.zeros_like(own)).clamp_min(alpha)
     found = (left * (values * deltas.n / counted)) @ right
-    return found.float().cpu().numpy()  # type: ignore[no-any-return]
+    return found.float().cpu().numpy()
 
 
 def _is_map(deltas: Deltas) -> bool:
@@ -142,7 +142,8 @@ def _orthogonal(columns: torch.Tensor) -> torch.Tensor:
     squares, vectors = torch.linalg.eigh(columns.T @ columns)
     there = squares > squares[-1] * _NONE if len(squares) else squares > 0
     inverse = torch.where(there, squares.clamp_min(1e-300).rsqrt(), torch.zeros_like(squares))
-    return columns @ ((vectors * inverse) @ vectors.T)
+    nearest: torch.Tensor = columns @ ((vectors * inverse) @ vectors.T)
+    return nearest
 
 
 def _whole(matrix: torch.Tensor) -> Whole:

@@ -1,4 +1,4 @@
-"""The pass over a model: base and vectors in, through a method, a Hugging Face folder out. Bounded memory, all cores, one hash on the way."""
+"""The pass over a model: base and vectors in, through a method, a Hugging Face folder out. Bounded memory, all cores, hashed on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that only some models of a merge have: refused, left out, or given rows of their own. Owns the output's files beside its tensors."""
+"""Tokens that only some models of a merge have: refused, left out, or given rows of their own. Owns what stands beside the tensors."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Entry:
         for side in self.shape:
             count *= side
         return count
+
+    def resolved(self) -> Entry:
+        """The same at its file's true place, so that two ways to one tensor are seen to be one."""
+        return replace(self, file=self.file.resolve())
 
     def described(self) -> str:
         return f"{DTYPES.get(self.dtype, self.dtype)} {list(self.shape)}"

@@ -1,4 +1,4 @@
-"""Vectors made small: entries below a threshold left out, or whole numbers of 8 or 4 bits with a scale a block. Read by `vectors`. No torch."""
+"""Vectors made small: entries below a threshold left out, or whole numbers of 8 or 4 bits with a scale a block. No torch."""
 
 from __future__ import annotations
 
@@ -88,4 +88,5 @@ def _restored(parts: dict[str, Array], name: str, store: str, size: int) -> Arra
     codes, scales = parts[f"{name}:codes"], parts[f"{name}:scales"]
     if store == "int4":
         codes = (numpy.stack([codes & 15, codes >> 4], 1).reshape(-1)[:size]).astype(numpy.int8) - 8
-    return codes.astype(numpy.float32) * numpy.repeat(scales, BLOCK)[:size]
+    restored: Array = codes.astype(numpy.float32) * numpy.repeat(scales, BLOCK)[:size]
+    return restored

@@ -84,7 +84,7 @@ def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Diff
     added = {token: row for token, row in right.added.items() if token not in left.added}
     moved = {row: right.added.get(token, -1) for token, row in left.added.items()}
     taken = set(right.added.values())
-    rows = [moved[row] if row in moved else row if row < model_rows and row not in taken else -1 for row in range(base_rows)]
+    rows = [moved.get(row, row if row < model_rows and row not in taken else -1) for row in range(base_rows)]
     differs = [f"{len(added)} added tokens ({', '.join(list(added)[:3])}{', …' if len(added) > 3 else ''})"] if added else []
     lost = [token for token in left.added if token not in right.added]
     differs += [f"{len(lost)} tokens that only the base has ({', '.join(lost[:3])})"] if lost else []

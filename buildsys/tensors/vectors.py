@@ -92,19 +92,21 @@ class Difference:
             numbers, absent = self._arranged(piece)
         else:
             numbers, absent = model[piece.start : piece.stop], None
-        if self.base.dtype == "F64":
+        base32 = piece.base32 if piece.base_entry == self.base else None
+        if base32 is None:
+            base32 = numpy.empty(out.size, numpy.float32)
+            arrays.decode(self.base.dtype, base[piece.start : piece.stop], base32)
+        if self.base.dtype == "BF16":
+            formats.difference_bfloat16(numbers, base32, self.short, out.view(numpy.uint32), out)
+        elif self.base.dtype == "F64":
             out[:] = numbers - base[piece.start : piece.stop]
         else:
             arrays.decode(self.model.dtype, numbers, out)
-            base32 = piece.base32 if piece.base_entry == self.base else None
-            if base32 is None:
-                base32 = numpy.empty(out.size, numpy.float32)
-                arrays.decode(self.base.dtype, base[piece.start : piece.stop], base32)
             formats.subtract(out, base32)
+        if self.short and self.base.dtype != "BF16":
+            formats.round_to_bfloat16(out.view(numpy.uint32))
         if absent is not None:
             out[absent] = 0
-        if self.short:
-            formats.round_to_bfloat16(out.view(numpy.uint32))
 
     def _arranged(self, piece: Piece) -> tuple[Array, Array]:
         """(the model's numbers in the base's order of tokens, which of them it does not have)."""
@@ -211,16 +213,11 @@ def _differences(base: Checkpoint, model: Checkpoint, short: bool, rows: Array |
     for name, entry, other in pairs(base, model, rows is not None):
         if entry.dtype in DTYPES:
             moved = rows if rows is not None and entry.shape[:1] == rows.shape and _by_token(name) else None
-            yield name, Difference(_resolved(entry), other, short, moved)
+            yield name, Difference(entry.resolved(), other, short, moved)
 
 
 def _by_token(name: str) -> bool:
     return any(part in name for part in TOKEN_TABLES)
-
-
-def _resolved(entry: Entry) -> Entry:
-    """The entry at its file's true place, so that two ways to one tensor are seen to be one."""
-    return Entry(entry.file.resolve(), entry.dtype, entry.shape, entry.start, entry.stop)
 
 
 def _packed(file: Checkpoint, given: Mapping[str, Any]) -> Iterator[tuple[str, Tau]]:
