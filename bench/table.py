@@ -27,10 +27,18 @@ def at_least(what: str, value: float, limit: float, unit: str) -> Row:
 
 def command(measure: Callable[[], list[Row]], title: str) -> None:
     """Run a benchmark as a command."""
-    parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    as_json = parser.parse_args().json
-    rows = measure()
+    given = parser(title).parse_args()
+    show(measure(), title, given.json)
+
+
+def parser(title: str) -> argparse.ArgumentParser:
+    """What every benchmark's command takes."""
+    made = argparse.ArgumentParser(description=title)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def show(rows: list[Row], title: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"rows": [asdict(row) for row in rows]}, ensure_ascii=False))
         return

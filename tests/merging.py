@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
-from safetensors.numpy import load_file
 
 from buildsys.merging import options, stream
 from buildsys.merging.deltas import Deltas, Given, Pool
 from buildsys.merging.methods import METHODS, VECTORS_TAKEN
 from buildsys.progress import Progress
+from buildsys.tensors import arrays, checkpoints
 
 POOL = Pool(2)
 Array = numpy.ndarray
@@ -54,7 +54,7 @@ def merge(
     base: Path, vectors: Sequence[Path], coefficients: Sequence[object], out: Path, method: str = "task_arithmetic", *, threads: int = 2,
     shard_bytes: int = 5_000_000_000, recipe: dict[str, object] | None = None, **given: object,
 ) -> dict[str, Array]:  # fmt: skip
-    """Merge folders into `out`, and read the result."""
+    """Merge folders into `out`, and read the result; bfloat16 as its bits."""
     out.mkdir()
     chosen, problems = options.completed(method, given)
     assert not problems, problems
@@ -65,4 +65,5 @@ def merge(
         stream.merge(work, out, Progress(out, lambda text, share: None, {}), shard_bytes)
     finally:
         work.close()
-    return {name: values for file in sorted(out.glob("*.safetensors")) for name, values in load_file(file).items()}
+    entries = checkpoints.Checkpoint(out).entries
+    return {name: arrays.raw(entry).copy().reshape(entry.shape) for name, entry in entries.items()}
