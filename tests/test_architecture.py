@@ -15,7 +15,7 @@ LAYERS = [
     ("cli",),
     ("execute",),
     ("perform",),
-    ("workers",),
+    ("workers", "staging"),
     ("plan",),
     ("card", "declared"),
     ("outside",),
@@ -24,11 +24,11 @@ LAYERS = [
     ("rules",),
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
-    ("action", "errors", "progress"),
+    ("action", "errors", "machine", "progress"),
 ]
 NUMBERS = LAYERS[-2]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
-HEAVY = {"torch", "transformers", "accelerate", "doit", "safetensors", "tokenizers", "numpy"}
+HEAVY = {"torch", "numba", "transformers", "accelerate", "doit", "safetensors", "tokenizers", "numpy"}
 
 
 def modules() -> list[Path]:
@@ -92,11 +92,14 @@ def test_a_rule_declares_what_an_executor_asks_of_it(name: str) -> None:
 
 
 NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
+    "adapter": ["tensors"],
+    "combine": ["merging", "tensors"],
     "evaluate": ["examples", "tensors", "evaluation", "training/objectives.py"],
-    "extract": ["tensors/checkpoints.py"],
+    "extract": ["tensors/checkpoints.py", "tensors/matching.py", "tensors/tokens.py"],
     "judge": ["evaluation/verdict.py"],
     "merge": ["merging", "tensors"],
     "model": ["tensors/checkpoints.py"],
+    "pack": ["merging/thresholds.py", "merging/kernels.py", "tensors"],
     "pretrain": ["training"],
     "train": ["examples", "tensors", "training"],
 }

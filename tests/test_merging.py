@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildsys.errors import BuildError
-from buildsys.merging import options, stream
+from buildsys.merging import options, stream, thresholds
 from buildsys.merging.deltas import Pool
 from buildsys.merging.methods import METHODS, SPECTRAL
 from tests.merging import MATRIX, deltas_of, merged, taken
@@ -244,10 +244,10 @@ def test_thresholds_are_exact_for_large_tensors(short: bool) -> None:
         taus = [torch.from_numpy(tau).bfloat16().float().numpy() for tau in taus]
     deltas = deltas_of(taus)
     ordered = [numpy.sort(abs(tau).ravel())[::-1] for tau in taus]
-    assert deltas.kept(0.2).tolist() == [own[29_999] for own in ordered]
-    lows, highs = deltas.band(0.7, 0.1)
+    assert thresholds.kept(deltas, 0.2).tolist() == [own[29_999] for own in ordered]
+    lows, highs = thresholds.band(deltas, 0.7, 0.1)
     assert (lows.tolist(), highs.tolist()) == ([own[119_999] for own in ordered], [own[15_000] for own in ordered])
-    assert deltas.kept_jointly(0.2) == numpy.sort(abs(numpy.stack(taus)).ravel())[::-1][59_999]
+    assert thresholds.kept_jointly(deltas, 0.2) == numpy.sort(abs(numpy.stack(taus)).ravel())[::-1][59_999]
 
 
 # masks

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,8 +16,8 @@ import click
 import buildsys
 from buildsys import machine
 from buildsys import plan as planning
+from buildsys.cli import exports, inside, show
 from buildsys.cli import project as projects
-from buildsys.cli import show
 from buildsys.cli.watch import watcher
 from buildsys.errors import BuildError, Interrupted, UsageError, nearest
 from buildsys.store import fresh
@@ -192,10 +193,10 @@ def list_(folder: str, as_json: bool, debug: bool) -> None:
 @_as_json
 @_debug
 def show_(target: str, folder: str, as_json: bool, debug: bool) -> None:
-    """Show an artifact: digest, files, facts, lineage."""
+    """Show an artifact: digest, files, facts, lineage; norms of a vector, angles and conflicts of a merge."""
     project, plan = _planned(folder, (target,))
-    found = [show.artifact_json(project, plan, name) for name in plan.selected]
-    lines = [line for one in found for line in [*show.artifact(one), ""]][:-1]
+    found = [{**show.artifact_json(project, plan, name), "inside": inside.measured(project, plan, name)} for name in plan.selected]
+    lines = [line for one in found for line in [*show.artifact(one), *inside.text(one["inside"]), ""]][:-1]
     _print({"exit": 0, **found[0]} if len(found) == 1 else {"exit": 0, "targets": found}, lines, as_json)
 
 
@@ -230,6 +231,23 @@ def sample(
 
     text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed)
     _print({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json)
+
+
+@command.command("export")
+@click.argument("target")
+@click.argument("directory", metavar="DIR")
+@click.option("--format", "form", type=click.Choice(["folder", "lora"]), default="folder", show_default=True)
+@click.option("--rank", type=click.IntRange(1), default=None, help="Of the LoRA adapter.")
+@_folder
+@_as_json
+@_debug
+def export(target: str, directory: str, form: str, rank: int | None, folder: str, as_json: bool, debug: bool) -> None:
+    """Copy a built target out of the cache: a model's folder, or what it adds to its base as a LoRA adapter."""
+    project, plan = _planned(folder, (target,))
+    if (form == "lora") != (rank is not None):
+        raise UsageError("--format lora and --rank go together", hint="--rank 16 is a common choice; the energy kept is reported")
+    found = exports.export(project, plan, plan.selected[0], Path(directory), rank)
+    _print({"exit": 0, **found}, exports.text(found), as_json)
 
 
 def _planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:

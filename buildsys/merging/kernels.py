@@ -276,30 +276,39 @@ def erase_below(taus, size, found, low):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def conflicts(taus, size, coefficients, lows, highs, joint, kept, opposed, decided):  # type: ignore[no-untyped-def]
-    """Counts over a tile: entries that each vector keeps, and pairs of vectors that keep an entry with opposite signs.
-
-    kept     (n,) int64, added to
-    opposed  (n, n) int64: both keep the entry, with opposite signs
-    decided  (2,) int64: entries that anybody keeps; those of them that are kept with both signs
-    """
+def oppositions(taus, size, coefficients, both, against):  # type: ignore[no-untyped-def]
+    """Counts, for each pair of vectors, entries that both move, and those that they pull in opposite directions. (n, n) int64, added to."""
     n = taus.shape[0]
-    signs = numpy.zeros(n, numpy.int8)
-    for i in range(size):
-        up = down = False
-        for v in range(n):
-            w = coefficients[v] * taus[v, i]
+    for a in range(n):
+        for b in range(a + 1):
+            flip = coefficients[a] * coefficients[b] < 0
+            moved = opposed = 0
+            for i in range(size):
+                x, y = taus[a, i], taus[b, i]
+                moved += x != 0 and y != 0
+                opposed += x != 0 and y != 0 and ((x > 0) != (y > 0)) != flip
+            both[a, b] += moved
+            against[a, b] += opposed
+            if a != b:
+                both[b, a] += moved
+                against[b, a] += opposed
+
+
+@compiled
+def decisions(taus, size, coefficients, lows, highs, joint, kept, decided):  # type: ignore[no-untyped-def]
+    """Counts entries that each vector keeps, (n,) int64; and those that anybody keeps, and that are kept with both signs, (2,) int64."""
+    up, down = numpy.zeros(size, numpy.bool_), numpy.zeros(size, numpy.bool_)
+    for v in range(taus.shape[0]):
+        a, low, high = coefficients[v], lows[v], highs[v]
+        own = 0
+        for i in range(size):
+            w = a * taus[v, i]
             m = abs(w) if joint else abs(taus[v, i])
-            signs[v] = 0 if m < lows[v] or m > highs[v] or w == 0 else 1 if w > 0 else -1
-            up |= signs[v] > 0
-            down |= signs[v] < 0
-            kept[v] += signs[v] != 0
-        if up or down:
-            decided[0] += 1
-        if up and down:
-            decided[1] += 1
-            for a in range(n):
-                for b in range(a):
-                    if signs[a] * signs[b] < 0:
-                        opposed[a, b] += 1
-                        opposed[b, a] += 1
+            keeps = m >= low and m <= high and w != 0
+            own += keeps
+            up[i] |= keeps and w > 0
+            down[i] |= keeps and w < 0
+        kept[v] += own
+    for i in range(size):
+        decided[0] += up[i] or down[i]
+        decided[1] += up[i] and down[i]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy
 
-from buildsys.merging import kernels
+from buildsys.merging import kernels, thresholds
 from buildsys.merging.deltas import Deltas
 from buildsys.merging.entries import Drawn, Entrywise
 from buildsys.merging.ranges import Elect, Mean
@@ -29,12 +29,12 @@ def ties(
     scale: float,
 ) -> Entrywise:
     if trim == "joint":
-        lows = numpy.full(deltas.n, deltas.kept_jointly(density), numpy.float32)
+        lows = numpy.full(deltas.n, thresholds.kept_jointly(deltas, density), numpy.float32)
     elif trim == "model":
         assert deltas.in_model is not None
         lows = deltas.in_model(density)
     else:
-        lows = deltas.kept(density)
+        lows = thresholds.kept(deltas, density)
     return Entrywise(lows=lows, joint=trim == "joint", elect=elect, mean=mean, scale=scale)
 
 
@@ -47,14 +47,14 @@ def della(deltas: Deltas, density: float, epsilon: float, elect: Elect, mean: Me
 
 
 def breadcrumbs(deltas: Deltas, density: float, gamma: float, elect: Elect, mean: Mean, scale: float) -> Entrywise:
-    lows, highs = deltas.band(density, gamma)
+    lows, highs = thresholds.band(deltas, density, gamma)
     return Entrywise(lows=lows, highs=highs, elect=elect, mean=mean, scale=scale)
 
 
 def sce(deltas: Deltas, density: float, scale: float) -> Entrywise:
     if deltas.n == 1:
         return Entrywise(scale=scale)
-    least = deltas.least_variance(density) if density < 1 else None
+    least = thresholds.least_variance(deltas, density) if density < 1 else None
 
     def piece(start: int, stop: int) -> list[float]:
         found = [0.0] * deltas.n

@@ -24,7 +24,7 @@ _NONE = 1e-14  # a squared singular value over the largest
 def iso_c(deltas: Deltas, scale: float) -> Rule:
     if not _is_map(deltas):
         return _mean(deltas, scale)
-    left, values, right = _svd(_sum(deltas))
+    left, values, right = thin_svd(_sum(deltas))
     return _whole((left * (values.mean() * scale)) @ right) if values.numel() else _mean(deltas, scale)
 
 
@@ -34,7 +34,7 @@ def tsv_m(deltas: Deltas, scale: float) -> Rule:
     import torch
 
     kept = max(1, min(deltas.shape) // deltas.n)
-    parts = [_svd(_matrix(deltas, position), kept) for position in range(deltas.n)]
+    parts = [thin_svd(_matrix(deltas, position), kept) for position in range(deltas.n)]
     left = _orthogonal(torch.cat([part[0] for part in parts], 1))
     right = _orthogonal(torch.cat([part[2] for part in parts], 0).T).T
     return _whole((left * (torch.cat([part[1] for part in parts]) * scale)) @ right)
@@ -75,7 +75,7 @@ def calibrated(deltas: Deltas, merged: Array, alpha: float) -> Array:
         return merged
     import torch
 
-    left, values, right = _svd(torch.from_numpy(merged).to(_device()).double())
+    left, values, right = thin_svd(torch.from_numpy(merged).to(_device()).double())
     counted = torch.zeros_like(values)
     for position in range(deltas.n):
         response = left.T @ _matrix(deltas, position)
@@ -120,7 +120,7 @@ def _device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")  # type: ignore[return-value]
 
 
-def _svd(matrix: torch.Tensor, at_most: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def thin_svd(matrix: torch.Tensor, at_most: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(left (rows, r), values (r,), right (r, columns)), largest first, of the directions that there are."""
     import torch
 

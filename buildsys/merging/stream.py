@@ -15,7 +15,8 @@ import numpy
 from buildsys.errors import BuildError
 from buildsys.machine import cores
 from buildsys.merging import coefficients as recipes
-from buildsys.merging.deltas import Deltas, Pool, kept_number, own_magnitudes, select
+from buildsys.merging import thresholds
+from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.entries import Rule, Whole
 from buildsys.merging.methods import METHODS
 from buildsys.merging.vocabulary import Vocabulary
@@ -65,8 +66,8 @@ class Merge:
 
     def deltas(self, name: str) -> Deltas | None:
         """The vectors of one tensor, those that take part; None where none does."""
-        found = [recipes.at(one, name, self.depths.of(name)) for one in self.recipe.coefficients]
-        taking = [position for position, coefficient in enumerate(found) if coefficient]
+        taking = self.taking(name)
+        found = self._coefficients(name)
         if not any(name in self.vectors[position].taus for position in taking):
             return None
         return Deltas(
@@ -79,8 +80,20 @@ class Merge:
             lambda density: self._thresholds(density)[taking],
         )
 
-    def rule(self, deltas: Deltas) -> Rule:
+    def taking(self, name: str) -> list[int]:
+        """The positions of the vectors that take part in a tensor: those whose coefficient is not 0 there."""
+        return [position for position, coefficient in enumerate(self._coefficients(name)) if coefficient]
+
+    def _coefficients(self, name: str) -> list[float]:
+        return [recipes.at(one, name, self.depths.of(name)) for one in self.recipe.coefficients]
+
+    def method(self, deltas: Deltas) -> Rule:
         rule: Rule = METHODS[self.recipe.method](deltas, **self.recipe.options)
+        return rule
+
+    def rule(self, deltas: Deltas) -> Rule:
+        """What the method makes of a tensor, with what is done after it."""
+        rule = self.method(deltas)
         if self.recipe.post == "svc" and len(deltas.shape) == 2:
             from buildsys.merging.spectral import calibrated
 
@@ -89,20 +102,12 @@ class Merge:
 
     @cache  # noqa: B019  one merge a process
     def _thresholds(self, density: float) -> Array:
-        """(n,) the magnitude of each vector's ⌊density·total⌋-th largest entry over the whole model.
-
-        The total counts the entries that any vector has; those that one lacks are zeros.
-        """
+        """(n,) from which magnitude each vector keeps its entries, over the whole model: the tensors that any vector has."""
         names = sorted({name for vector in self.vectors for name in vector.taus})
-        total = sum(self.base.entries[name].count for name in names)
         ones = [1.0] * len(self.vectors)
-        tensors = [
-            Deltas(name, self.base.entries[name], [vector.taus.get(name) for vector in self.vectors], ones, self.digests, self.pool)
-            for name in names
-        ]
-        short = all(tau.short for vector in self.vectors for tau in vector.taus.values())
-        wanted = [[kept_number(total, density)]] * len(ones)
-        return select(tensors, len(ones), own_magnitudes, lambda _: wanted, short=short)[:, 0]
+        taus = [(name, [vector.taus.get(name) for vector in self.vectors]) for name in names]
+        tensors = [Deltas(name, self.base.entries[name], own, ones, self.digests, self.pool) for name, own in taus]
+        return thresholds.kept_in_model(tensors, density)
 
     def close(self) -> None:
         self.pool.close()

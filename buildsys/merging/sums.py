@@ -13,6 +13,7 @@ from buildsys.machine import cores
 from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.sparsified import task_arithmetic
 from buildsys.merging.stream import evaluated
+from buildsys.merging.thresholds import kept
 from buildsys.tensors import writing
 from buildsys.tensors.vectors import Vector
 
@@ -59,7 +60,7 @@ def thresholds(vector: Vector, density: float) -> Callable[[str], numpy.float32]
     def of(name: str) -> numpy.float32:
         if name not in found:
             deltas = _alone(name, vector.taus[name].shape, [vector], [1.0], [""], pool)
-            found[name] = deltas.kept(density)[0]
+            found[name] = kept(deltas, density)[0]
         return found[name]
 
     return of

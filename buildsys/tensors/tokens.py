@@ -96,7 +96,7 @@ def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Diff
 def _first(left: Tokens, right: Tokens) -> str:
     one, other = ((side.vocabulary.get("model") or {}).get("vocab") or {} for side in (left, right))
     if isinstance(one, dict) and isinstance(other, dict):
-        for token in sorted({*one, *other}, key=lambda token: min(one.get(token, 1 << 60), other.get(token, 1 << 60))):
+        for token in sorted({*one, *other}, key=lambda token: (min(one.get(token, 1 << 60), other.get(token, 1 << 60)), token)):
             if one.get(token) != other.get(token):
                 return f"{token!r}: row {one.get(token, 'none')} against {other.get(token, 'none')}"
     return next((name for name in left.vocabulary if left.vocabulary[name] != right.vocabulary.get(name)), "the kind of tokenizer")
