@@ -18,7 +18,7 @@ from buildsys.merging import coefficients as recipes
 from buildsys.merging import thresholds
 from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.entries import Rule, Whole
-from buildsys.merging.methods import METHODS
+from buildsys.merging.methods import METHODS, SPECTRAL
 from buildsys.merging.vocabulary import Vocabulary
 from buildsys.tensors import arrays, checkpoints, writing
 from buildsys.tensors.arrays import Array
@@ -136,8 +136,12 @@ def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing
     files = writing.shards(header, shard_bytes)
     total, done, changed = base.size_bytes or 1, 0, 0
     digests = {}
-    with ThreadPoolExecutor(1) as ahead:  # finds the next tensor's rule while this one is written
-        prepared = _prepared(work, [name for names in files.values() for name in names], ahead)
+    spectral = work.recipe.method in SPECTRAL or work.recipe.post is not None
+    # The next tensor's rule is found while this one is written. A decomposition takes one thread, so that its bytes depend on no number
+    # of them; several go on at once.
+    at_once = work.pool.threads if spectral else 1
+    with ThreadPoolExecutor(at_once, initializer=_one_thread if spectral else None) as ahead:
+        prepared = _prepared(work, [name for names in files.values() for name in names], ahead, at_once)
         for file, names in files.items():
             writer = writing.Writer(out / file, {name: header[name] for name in names}, {"format": "pt"})
             for name in names:
@@ -166,7 +170,14 @@ def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing
     return facts | vocabulary.facts() | {"digests": digests}
 
 
-def _prepared(work: Merge, names: Sequence[str], ahead: ThreadPoolExecutor) -> Iterator[tuple[Deltas | None, Rule | None]]:
+def _one_thread() -> None:
+    """For a thread that is about to call torch: its own number of threads, and that of the libraries below it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _prepared(work: Merge, names: Sequence[str], ahead: ThreadPoolExecutor, most: int) -> Iterator[tuple[Deltas | None, Rule | None]]:
     def prepare(name: str) -> tuple[Deltas | None, Rule | None]:
         deltas = work.deltas(name)
         return deltas, None if deltas is None or not deltas.count else work.rule(deltas)
@@ -174,7 +185,7 @@ def _prepared(work: Merge, names: Sequence[str], ahead: ThreadPoolExecutor) -> I
     waiting: deque[Any] = deque()
     for name in names:
         waiting.append(ahead.submit(prepare, name))
-        if len(waiting) > 1:
+        if len(waiting) > most:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
