@@ -146,7 +146,7 @@ class Bench:
             noted = NOTED_S[method]
             return [*rows, Row(f"{what}: mergekit not run; noted {noted} s ÷ {times:g}", noted / times, "s")]
         theirs, resident = self.theirs(method)
-        rows += [Row(f"{what}: mergekit's", theirs, "s"), Row(f"{what}: mergekit's peak, resident", resident / 2**20, "MiB")]
+        rows += [Row(f"{what}: mergekit's, one run", theirs, "s"), Row(f"{what}: mergekit's peak, resident", resident / 2**20, "MiB")]
         ratio = at_least(f"{what}: mergekit's ÷ ours", theirs / ours, times, "×")
         return [*rows, Row(ratio.what, ratio.value, ratio.unit, target, ratio.ok)]
 
