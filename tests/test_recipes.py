@@ -412,3 +412,14 @@ def test_another_store_packs_again_and_trains_nothing(folders: Project) -> None:
     assert "vector-formal: pack" in ran.stderr
     assert "extract" not in ran.stderr
     assert "model" not in ran.stderr.replace("merged-m", "")
+
+
+def test_models_that_do_not_fit_are_refused_by_their_headers_before_anything_is_hashed(folders: Project) -> None:
+    checkpoint(folders.root / "formal", {"a": [2, 2, 2], "b": [5]})
+    ran = refused(folders, HEAD + "[merged.m]\nunverified = true\nvectors = { formal = 1.0 }\n")
+    assert ran.code == 1
+    assert ran.stderr == (
+        "error: vector-formal: tensor 'a' does not match\n  base   float32 [2]\n  model  float32 [3]\n"
+        "hint: a vector is taken from a model that was tuned from this base\n"
+    )
+    assert not (folders.root / "cache" / "objects").exists()
