@@ -22,7 +22,7 @@ def measure() -> list[Row]:
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "cache", "shared"))
         text = (root / "Buildfile.toml").read_text()
         without = (
-            text[text.index("[merged.v3]") :].replace("[merged.v3]", "[merged.without]").replace("suggesting = -0.75", "suggesting = 0.0")
+            text[text.index("[merged.v3]") :].replace("[merged.v3]", "[merged.without]").replace("suggesting = -0.5", "suggesting = 0.0")
         )
         (root / "Buildfile.toml").write_text(text + "\n" + without)
         started = time.perf_counter()
