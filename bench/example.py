@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from bench import projects
+from bench.evaluated import evaluated
 from bench.table import Row, at_least, at_most, command
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ def measure() -> list[Row]:
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(".*", "cache", "shared"))
         text = (root / "Buildfile.toml").read_text()
         without = (
-            text[text.index("[merged.v3]") :].replace("[merged.v3]", "[merged.without]").replace("suggesting = -0.75", "suggesting = 0.0")
+            text[text.index("[merged.v3]") :].replace("[merged.v3]", "[merged.without]").replace("suggesting = -0.5", "suggesting = 0.0")
         )
         (root / "Buildfile.toml").write_text(text + "\n" + without)
         started = time.perf_counter()
@@ -49,19 +50,9 @@ def _effects(root: Path) -> list[Row]:
 
 
 def _measured(folder: Path, root: Path) -> dict[str, float]:
-    from buildsys.evaluation import score, verdict
-    from buildsys.examples import encode
-    from buildsys.tensors import models
-
-    model, tokenizer = models.load(folder), encode.load_tokenizer(str(folder))
-    found = {}
-    for name in (*WANTED, "suggesting", "control", "notes"):
-        rows = _rows(root, name if name in ("control", "notes") else f"{name}.eval")
-        run = score.log_probabilities(model, encode.encode(tokenizer, rows, 256))
-        measured = {key: [value] if key in ("chosen", "rejected") else value for key, value in run.items()}
-        statistic = verdict.answer_loss if name in ("control", "notes") else verdict.preference
-        found[name] = statistic(measured, 0)(range(len(rows)))
-    return found
+    sets = {name: root / "behaviors" / f"{name}.eval.jsonl" for name in (*WANTED, "suggesting")}
+    sets |= {name: root / "behaviors" / f"{name}.jsonl" for name in ("control", "notes")}
+    return evaluated(folder, sets, ("control", "notes"), 256)
 
 
 def _context(root: Path) -> list[Row]:

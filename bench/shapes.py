@@ -58,7 +58,7 @@ LLAMA_134M = Shape("llama", "LlamaForCausalLM", 576, 1536, 30, 9, 3, 49_152, Fal
 
 
 def make(folder: Path, shape: Shape, tuned: int) -> None:
-    """`base` and `tuned` models `m1`, `m2`, … in a folder, where they are not there yet: weights ~ N(0, 0.02), differences ~ N(0, 0.001)."""
+    """`base` and `tuned` models `m1`, `m2`, … where they are not there yet: weights ~ N(0, 0.02), differences ~ N(0, 0.001)."""
     names = ["base", *(f"m{number}" for number in range(1, tuned + 1))]
     if all((folder / name / "model.safetensors").exists() for name in names):
         return

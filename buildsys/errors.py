@@ -38,6 +38,10 @@ class UsageError(BuildError):
     exit_code = 2
 
 
+class Mismatch(BuildError):
+    """Two models that do not fit together: their headers or tokenizers say so, before anything is read."""
+
+
 class Interrupted(BuildError):
     """Ctrl-C: what was finished is kept, what was running goes on from its last checkpoint."""
 

@@ -195,6 +195,7 @@ class Merged(Strict):
     tokenizer: Literal["base", "union"] | None = None
     post: Literal["svc"] | None = None
     svc_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    device: Literal["auto", "cpu", "cuda", "xpu"] = "auto"  # never part of a key
     options: dict[str, Any] = {}  # every other key of the table: what the method makes of them is checked in the graph
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 
@@ -58,3 +59,18 @@ def tokenizer(folder: Path, words: Sequence[str], added: Mapping[str, int] = {},
     if template:
         (folder / "chat_template.jinja").write_text(template)
     return folder
+
+
+def tiny(family: str) -> Any:
+    """A causal language model of a few thousand weights: "llama" or "gpt2"."""
+    import torch
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+    sizes = {"vocab_size": 40}
+    config = (
+        LlamaConfig(**sizes, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+        if family == "llama"
+        else GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)

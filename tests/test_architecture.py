@@ -16,7 +16,7 @@ LAYERS = [
     ("execute",),
     ("perform",),
     ("workers", "staging"),
-    ("plan",),
+    ("plan", "preflight"),
     ("card", "declared"),
     ("outside",),
     ("graph", "memory", "buildfile"),

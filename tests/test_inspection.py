@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.checkpoints import checkpoint, save
+from tests.checkpoints import checkpoint, save, tiny
 from tests.conftest import Project
 
 BUILDFILE = """
@@ -114,16 +114,9 @@ def test_an_adapter_keeps_the_best_part_of_each_matrix_and_says_how_much(project
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_peft_loads_an_exported_adapter_of_full_rank_as_the_merged_model(project: Project, family: str) -> None:
     peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    sizes = {"vocab_size": 40}
-    config = (
-        LlamaConfig(**sizes, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
-        if family == "llama"
-        else GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=32)
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
+    model = tiny(family)
     model.save_pretrained(project.root / "one")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

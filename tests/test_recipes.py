@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from tests.checkpoints import checkpoint, save, tokenizer
+from tests.checkpoints import checkpoint, save, tiny, tokenizer
 from tests.conftest import Project, Ran
 
 HEAD = """
@@ -262,16 +262,9 @@ def test_an_adapter_that_does_not_fit_is_refused(project: Project, config: dict,
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_real_peft_adapter_gives_the_model_that_peft_merges(project: Project, family: str) -> None:
     peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    sizes = {"vocab_size": 40}
-    config = (
-        LlamaConfig(**sizes, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
-        if family == "llama"
-        else GPT2Config(**sizes, n_embd=16, n_layer=2, n_head=2, n_positions=32)
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(project.root / "one")
+    tiny(family).save_pretrained(project.root / "one")
     base = AutoModelForCausalLM.from_pretrained(project.root / "one")
     targets = ["q_proj", "down_proj"] if family == "llama" else ["c_attn", "c_proj"]
     adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, use_rslora=True, task_type="CAUSAL_LM"))
@@ -412,3 +405,14 @@ def test_another_store_packs_again_and_trains_nothing(folders: Project) -> None:
     assert "vector-formal: pack" in ran.stderr
     assert "extract" not in ran.stderr
     assert "model" not in ran.stderr.replace("merged-m", "")
+
+
+def test_models_that_do_not_fit_are_refused_by_their_headers_before_anything_is_hashed(folders: Project) -> None:
+    checkpoint(folders.root / "formal", {"a": [2, 2, 2], "b": [5]})
+    ran = refused(folders, HEAD + "[merged.m]\nunverified = true\nvectors = { formal = 1.0 }\n")
+    assert ran.code == 1
+    assert ran.stderr == (
+        "error: vector-formal: tensor 'a' does not match\n  base   float32 [2]\n  model  float32 [3]\n"
+        "hint: a vector is taken from a model that was tuned from this base\n"
+    )
+    assert not (folders.root / "cache" / "objects").exists()

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import buildsys
-from buildsys import machine
+from buildsys import machine, preflight
 from buildsys import plan as planning
 from buildsys.cli import exports, inside, show
 from buildsys.cli import project as projects
@@ -122,6 +122,8 @@ def make(
 ) -> None:  # fmt: skip
     """Make TARGETS (names or globs; none: the file's default)."""
     project = projects.opened(folder, click.get_current_context().obj)
+    if not keep_going and not as_json:  # where one error ends the build: the others are told of every target
+        preflight.check(project.graph, targets, project.observer)
     plan = planning.make(project.graph, project.cache, project.observer, targets, force=force)
     if dry_run:
         _print(show.plan_json(plan), show.status(plan), as_json)

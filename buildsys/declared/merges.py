@@ -49,7 +49,7 @@ def add(reader: Reader, name: str, given: Merged) -> None:
     names = [one.label for one in found]
     after = tuple(one.verdict for one in found if one.verdict)
     labels = {"vectors": names, "coefficients": names}
-    reader.add(Step(target, target, "merge", parameters, inputs, after, labels, notes=_notes(found)))
+    reader.add(Step(target, target, "merge", parameters, inputs, after, labels, {"device": given.device}, notes=_notes(found)))
     recipe = [("base", base), ("method", given.method), *((option, str(value)) for option, value in chosen.items())]
     recipe += [("post", f"svc, alpha {parameters['svc_alpha']:g}")] if given.post else []
     recipe += [("tokenizer", given.tokenizer)] if given.tokenizer else []

@@ -5,7 +5,6 @@ Nothing here grows with the size of a tensor or of the model; what is kept for e
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,12 @@ from typing import Any, Literal
 import numpy
 from blake3 import blake3
 
-from buildsys.merging import kernels
+from buildsys.merging import processor
 from buildsys.tensors import arrays
 from buildsys.tensors.arrays import Array
 from buildsys.tensors.checkpoints import Entry
 from buildsys.tensors.vectors import Piece, Tau
 
-TILE = 1 << 16  # entries that a core works on at a time
-_TILES = 4  # a task's
-_SMALL = 1 << 16  # a tensor that is sorted rather than counted
 By = Literal["tensor", "row", "column"]
 
 
@@ -58,9 +54,13 @@ class Given:
 
 @dataclass
 class Pool:
-    """Threads, each with buffers that it uses again and again: a page that is touched for the first time costs more than the sum in it."""
+    """Threads, each with buffers that it uses again and again: a page that is touched for the first time costs more than the sum in it.
+
+    place  where they work: `processor`, or an Accelerator with the same names
+    """
 
     threads: int
+    place: Any = processor  # or an Accelerator
     _executor: ThreadPoolExecutor = field(init=False)
     _own: threading.local = field(default_factory=threading.local)
 
@@ -70,14 +70,9 @@ class Pool:
     def submit(self, function: Callable[..., Any], *given: Any) -> Any:
         return self._executor.submit(function, *given)
 
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: Any = numpy.float32) -> Array:
-        """This thread's array of a name, at least as large as asked for, of unknown content."""
-        known: dict[str, Array] = self._own.__dict__
-        size = math.prod(shape)
-        found = known.get(name)
-        if found is None or found.size < size or found.dtype != dtype:
-            found = known[name] = numpy.empty(size, dtype)
-        return found[:size].reshape(shape)
+    def buffer(self, name: str, shape: tuple[int, ...]) -> Any:
+        """This thread's float32 array of a name, of unknown content."""
+        return self.place.buffer(self._own.__dict__, name, shape)
 
     def close(self) -> None:
         self._executor.shutdown(cancel_futures=True)
@@ -116,28 +111,29 @@ class Deltas:
 
     def pieces(self, whole_rows: bool = False) -> list[tuple[int, int]]:
         """(start, stop) of every task, none of which depends on the number of threads."""
-        step = self._tile(whole_rows) * _TILES
+        step = self._tile(whole_rows) * self.pool.place.TILES
         return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
 
     def _tile(self, whole_rows: bool) -> int:
-        if self.width <= TILE:
-            return TILE // self.width * self.width
-        return self.width if whole_rows else TILE
+        most: int = self.pool.place.TILE
+        if self.width <= most:
+            return most // self.width * self.width
+        return self.width if whole_rows else most
 
     def tiles(self, start: int, stop: int, whole_rows: bool = False) -> Iterator[Tile]:
         """The tiles of a piece, in this thread's buffers."""
-        step = self._tile(whole_rows)
+        step, place = self._tile(whole_rows), self.pool.place
         base32, taus = self.pool.buffer("base", (step,)), self.pool.buffer("taus", (self.n, step))
         for first in range(start, stop, step):
             size = min(step, stop - first)
             base = base32[:size]
-            arrays.decode(self.dtype, self.raw[first : first + size], base)
+            place.decode(self.dtype, self.raw[first : first + size], base)
             piece = Piece(first, first + size, self._entry, base)
             for tau, out in zip(self.taus, taus, strict=True):
                 if tau is None:
                     out[:size] = 0
                 else:
-                    tau.read(piece, out[:size])
+                    place.read(tau, piece, out[:size])
             yield Tile(first, size, base, taus)
 
     def each(self, function: Callable[[int, int], Any], whole_rows: bool = False) -> list[Any]:
@@ -155,7 +151,7 @@ class Deltas:
             for start, stop in self.pieces():
                 part = out[start:stop]
                 tau.read(Piece(start, stop), part)
-                kernels.scale(part, self.coefficients[position])
+                part *= self.coefficients[position]
         return out.reshape(self.shape)
 
     def key(self, position: int, seed: int) -> numpy.uint64:
@@ -178,9 +174,9 @@ class Deltas:
                 together = self.pool.buffer("together", (self.n + 1, tile.size))
                 together[0], together[1:] = tile.base, tile.taus[:, : tile.size]
                 if by == "column":
-                    kernels.column_products(together.reshape(self.n + 1, -1, width), found)
+                    self.pool.place.column_products(together.reshape(self.n + 1, -1, width), found)
                 else:
-                    kernels.inner_products(together, tile.start, width, first, found)
+                    self.pool.place.inner_products(together, tile.start, width, first, found)
             return first, found
 
         total = numpy.zeros((parts, self.n + 1, self.n + 1))

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy
 
-from buildsys.merging import kernels
 from buildsys.merging.deltas import By, Deltas, Tile
 from buildsys.merging.ranges import Elect, Mean
 from buildsys.tensors.arrays import Array
@@ -67,8 +66,8 @@ class Entrywise:
         """(lows, highs), after what changes the tile's τ has been done to them."""
         if self.least is not None:
             found = deltas.pool.buffer("variances", (tile.size,))
-            kernels.variances(tile.taus, tile.size, deltas.coefficients, found)
-            kernels.erase_below(tile.taus, tile.size, found, self.least)
+            deltas.pool.place.variances(tile.taus, tile.size, deltas.coefficients, found)
+            deltas.pool.place.erase_below(tile.taus, tile.size, found, self.least)
         if self.drawn is not None:
             for position in range(deltas.n):
                 _draw(self.drawn, deltas, position, tile)
@@ -81,28 +80,30 @@ class Entrywise:
         lows, highs = self.prepared(deltas, tile)
         coefficients = deltas.coefficients
         if self.elect == "none":
-            kernels.summed(tile.taus, tile.size, coefficients, lows, highs, self.joint, out)
+            deltas.pool.place.summed(tile.taus, tile.size, coefficients, lows, highs, self.joint, out)
             divisor = {"sum": 1.0, "count": float(deltas.n), "coefficient": float(numpy.abs(coefficients).sum(dtype=numpy.float64))}[
                 self.mean
             ]
             if divisor != 1.0 and divisor:
-                kernels.divide(out, numpy.float32(divisor))
+                deltas.pool.place.divide(out, numpy.float32(divisor))
         else:
             divide = 3 if self.shares is not None else {"sum": 0, "count": 1, "coefficient": 2}[self.mean]
             shares = numpy.ones(deltas.n, numpy.float32) if self.shares is None else self.shares
-            kernels.elected(tile.taus, tile.size, coefficients, lows, highs, self.joint, self.elect == "count", divide, shares, out)
+            deltas.pool.place.elected(
+                tile.taus, tile.size, coefficients, lows, highs, self.joint, self.elect == "count", divide, shares, out
+            )
         if self.scale != 1.0:
-            kernels.scale(out, numpy.float32(self.scale))
+            deltas.pool.place.scale(out, numpy.float32(self.scale))
 
 
 def _draw(drawn: Drawn, deltas: Deltas, position: int, tile: Tile) -> None:
-    tau, key = tile.taus[position, : tile.size], deltas.key(position, drawn.seed)
+    tau, key, place = tile.taus[position, : tile.size], deltas.key(position, drawn.seed), deltas.pool.place
     if drawn.epsilon is None:
         factor = numpy.float32(1 / drawn.density if drawn.rescale else 1)
-        kernels.keep_random(tau, tile.start, key, numpy.uint64(round(drawn.density * 2**32)), factor)
+        place.keep_random(tau, tile.start, key, numpy.uint64(round(drawn.density * 2**32)), factor)
         return
-    ordered = numpy.sort(numpy.abs(tau).reshape(-1, min(deltas.width, tile.size)), axis=1)
-    kernels.keep_by_rank(tau, tile.start, key, ordered, drawn.density, drawn.epsilon, drawn.rescale)
+    ordered = place.sorted_rows(tau, min(deltas.width, tile.size))
+    place.keep_by_rank(tau, tile.start, key, ordered, drawn.density, drawn.epsilon, drawn.rescale)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Spanned:
 
     def apply(self, deltas: Deltas, tile: Tile, out: Array) -> None:
         width = max(1, deltas.count) if self.by == "tensor" else deltas.width
-        combine = kernels.spanned_by_column if self.by == "column" else kernels.spanned
+        combine = deltas.pool.place.spanned_by_column if self.by == "column" else deltas.pool.place.spanned
         combine(tile.base, tile.taus, tile.size, tile.start, width, self.factors, out)
 
 
@@ -134,4 +135,4 @@ class Whole:
     whole_rows: bool = False
 
     def apply(self, deltas: Deltas, tile: Tile, out: Array) -> None:
-        out[:] = self.delta.reshape(-1)[tile.start : tile.start + tile.size]
+        out[:] = deltas.pool.place.whole(self.delta.reshape(-1)[tile.start : tile.start + tile.size])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from buildsys.machine import cores
-from buildsys.merging import kernels
+from buildsys.merging import processor
 from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.entries import Entrywise
 from buildsys.merging.stream import Merge
@@ -97,9 +97,9 @@ def _counts(deltas: Deltas, rule: Entrywise) -> tuple[Array, Array, Array, Array
         both, against = numpy.zeros((n, n), numpy.int64), numpy.zeros((n, n), numpy.int64)
         kept, decided = numpy.zeros(n, numpy.int64), numpy.zeros(2, numpy.int64)
         for tile in deltas.tiles(start, stop, rule.whole_rows):
-            kernels.oppositions(tile.taus, tile.size, deltas.coefficients, both, against)
+            processor.oppositions(tile.taus, tile.size, deltas.coefficients, both, against)
             lows, highs = rule.prepared(deltas, tile)
-            kernels.decisions(tile.taus, tile.size, deltas.coefficients, lows, highs, rule.joint, kept, decided)
+            processor.decisions(tile.taus, tile.size, deltas.coefficients, lows, highs, rule.joint, kept, decided)
         return both, against, kept, decided
 
     parts = deltas.each(piece, rule.whole_rows)
@@ -113,7 +113,7 @@ def _total(deltas: Deltas) -> list[float]:
         found = [0.0] * deltas.n
         for tile in deltas.tiles(start, stop):
             for position, tau in enumerate(tile.taus[:, : tile.size]):
-                found[position] += kernels.dot(tau, tau)
+                found[position] += deltas.pool.place.dot(tau, tau)
         return found
 
     return [float(total) for total in numpy.sum(deltas.each(piece), axis=0)]

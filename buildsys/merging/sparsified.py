@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy
 
-from buildsys.merging import kernels, thresholds
+from buildsys.merging import thresholds
 from buildsys.merging.deltas import Deltas
 from buildsys.merging.entries import Drawn, Entrywise
 from buildsys.merging.ranges import Elect, Mean
@@ -61,7 +61,7 @@ def sce(deltas: Deltas, density: float, scale: float) -> Entrywise:
         for tile in deltas.tiles(start, stop):
             Entrywise(least=least).prepared(deltas, tile)
             for position, tau in enumerate(tile.taus[:, : tile.size]):
-                found[position] += kernels.dot(tau, tau)
+                found[position] += deltas.pool.place.dot(tau, tau)
         return found
 
     squares = numpy.sum(deltas.each(piece), axis=0) * deltas.coefficients.astype(numpy.float64) ** 2

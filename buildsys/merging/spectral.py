@@ -75,7 +75,7 @@ def calibrated(deltas: Deltas, merged: Array, alpha: float) -> Array:
         return merged
     import torch
 
-    left, values, right = thin_svd(torch.from_numpy(merged).to(_device()).double())
+    left, values, right = thin_svd(torch.from_numpy(merged).to(_device(deltas)).double())
     counted = torch.zeros_like(values)
     for position in range(deltas.n):
         response = left.T @ _matrix(deltas, position)
@@ -98,7 +98,7 @@ def _matrix(deltas: Deltas, position: int) -> torch.Tensor:
     """α·τ in float64."""
     import torch
 
-    return torch.from_numpy(deltas.matrix(position)).to(_device()).double()
+    return torch.from_numpy(deltas.matrix(position)).to(_device(deltas)).double()
 
 
 def _sum(deltas: Deltas) -> torch.Tensor:
@@ -111,13 +111,14 @@ def _sum(deltas: Deltas) -> torch.Tensor:
 def _zeros(deltas: Deltas, rows: int, columns: int) -> torch.Tensor:
     import torch
 
-    return torch.zeros(rows, columns, device=_device())
+    return torch.zeros(rows, columns, device=_device(deltas))
 
 
-def _device() -> torch.device:
+def _device(deltas: Deltas) -> torch.device:
     import torch
 
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")  # type: ignore[return-value]
+    found: torch.device = getattr(deltas.pool.place, "device", None) or torch.device("cpu")
+    return found
 
 
 def thin_svd(matrix: torch.Tensor, at_most: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ import numpy
 from buildsys.errors import BuildError
 from buildsys.machine import cores
 from buildsys.merging import coefficients as recipes
-from buildsys.merging import thresholds
+from buildsys.merging import processor, thresholds
 from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.entries import Rule, Whole
 from buildsys.merging.methods import METHODS, SPECTRAL
@@ -46,13 +46,36 @@ class Recipe:
     tokenizer: str | None = None
 
 
+def place_for(device: str) -> Any:
+    """Where tiles are worked on. "auto": on a GPU where the system has one, which is asked without torch first; else its name, or "cpu"."""
+    if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in _GPU_NODES)):
+        return processor
+    import torch
+
+    if device == "auto" and not torch.accelerator.is_available():
+        return processor
+    from buildsys.merging.accelerator import Accelerator
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device != "auto" and (found is None or found.type != device):
+        hint = 'device = "auto" takes a GPU where there is one'
+        raise BuildError(f"there is no device '{device}' here", [("found", found.type if found else "a CPU")], hint)
+    assert found is not None
+    return Accelerator(found.type)
+
+
+_GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")
+
+
 class Merge:
     """A recipe over the files it is about. Raises BuildError, before any tensor is read, for what does not fit together.
 
     vectors  folders; digests: what names each of them for ever
     """
 
-    def __init__(self, base: Path, vectors: Sequence[Path], digests: Sequence[str], recipe: Recipe, threads: int | None = None) -> None:
+    def __init__(
+        self, base: Path, vectors: Sequence[Path], digests: Sequence[str], recipe: Recipe, threads: int | None = None, device: str = "cpu"
+    ) -> None:
         self.base, self.recipe, self.digests = checkpoints.Checkpoint(base), recipe, list(digests)
         self.vectors = [Vector(folder) for folder in vectors]
         self.labels = [f"vector {position + 1}" for position in range(len(vectors))]
@@ -62,7 +85,7 @@ class Merge:
         self.depths = recipes.Depths(self.base.names)
         for label, coefficient in zip(self.labels, recipe.coefficients, strict=True):
             self.depths.check(coefficient, label)
-        self.pool = Pool(threads or cores())
+        self.pool = Pool(threads or cores(), place_for(device))
 
     def deltas(self, name: str) -> Deltas | None:
         """The vectors of one tensor, those that take part; None where none does."""
@@ -119,7 +142,9 @@ def evaluated(deltas: Deltas, rule: Rule) -> Array:
 
     def piece(start: int, stop: int) -> None:
         for tile in deltas.tiles(start, stop, rule.whole_rows):
-            rule.apply(deltas, tile, out[tile.start : tile.start + tile.size])
+            delta = deltas.pool.buffer("delta", (tile.size,))
+            rule.apply(deltas, tile, delta)
+            out[tile.start : tile.start + tile.size] = deltas.pool.place.host(delta)
 
     deltas.each(piece, rule.whole_rows)
     return out.reshape(deltas.shape)
@@ -167,6 +192,7 @@ def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing
         "tensors_changed": changed,
         "bytes": sum(writing.size_bytes(*h) for h in header.values()),
     }
+    facts["device"] = str(getattr(work.pool.place, "device", "cpu"))
     return facts | vocabulary.facts() | {"digests": digests}
 
 
@@ -204,7 +230,7 @@ def _write(writer: writing.Writer, deltas: Deltas, rule: Rule, vocabulary: Vocab
             rule.apply(deltas, tile, delta)
             scratch, place = deltas.pool.buffer("result", (tile.size,)), slice(tile.start, tile.start + tile.size)
             inside = out[tile.start - start : tile.start - start + tile.size]
-            finite &= arrays.added(deltas.dtype, deltas.raw[place], tile.base, delta, scratch, inside)
+            finite &= deltas.pool.place.added(deltas.dtype, deltas.raw[place], tile.base, delta, scratch, inside)
         vocabulary.replace_rows(deltas.name, start, out)
         return out, finite
 

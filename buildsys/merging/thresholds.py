@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy
 
-from buildsys.merging import kernels
+from buildsys.merging import processor
 from buildsys.merging.deltas import Deltas, Tile
 from buildsys.tensors.arrays import Array
 
@@ -76,17 +76,19 @@ def _weighted(deltas: Deltas, tile: Tile) -> Array:
     """All α·τ in one group."""
     out = deltas.pool.buffer("weighted", (deltas.n * tile.size,))
     for position in range(deltas.n):
-        kernels.weigh(
+        deltas.pool.place.weigh(
             tile.taus[position, : tile.size], deltas.coefficients[position], out[position * tile.size : (position + 1) * tile.size]
         )
-    return out.reshape(1, -1)
+    together: Array = out.reshape(1, -1)
+    return together
 
 
 def _varying(deltas: Deltas, tile: Tile) -> Array:
     """The variance of α·τ over the vectors, one group."""
     out = deltas.pool.buffer("variances", (tile.size,))
-    kernels.variances(tile.taus, tile.size, deltas.coefficients, out)
-    return out.reshape(1, -1)
+    deltas.pool.place.variances(tile.taus, tile.size, deltas.coefficients, out)
+    together: Array = out.reshape(1, -1)
+    return together
 
 
 def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[Array], Sequence[Sequence[int]]], *, short: bool) -> Array:
@@ -98,11 +100,11 @@ def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[
 
     One pass counts the upper halves of the magnitudes' bits, a second the lower halves inside the bins that were asked for.
     """
-    if len(tensors) == 1 and tensors[0].count <= _SMALL:
+    if len(tensors) == 1 and tensors[0].count <= min(_SMALL, tensors[0].pool.place.TILE):
         return _sorted_out(tensors[0], groups, feed, ranks)
-    upper = numpy.zeros((groups, kernels.UPPER), numpy.int64)
+    upper = numpy.zeros((groups, processor.UPPER), numpy.int64)
     for deltas in tensors:
-        for own in _counted(deltas, feed, (groups, 2, kernels.UPPER), kernels.count_each_upper):
+        for own in _counted(deltas, feed, (groups, 2, processor.UPPER), deltas.pool.place.count_each_upper):
             upper += own.sum(1, dtype=numpy.int64)
     wanted = ranks(upper)
     found = numpy.zeros((groups, max(map(len, wanted))), numpy.uint32)
@@ -113,24 +115,26 @@ def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[
             if rank > from_top[-1]:
                 continue
             at = int(numpy.searchsorted(from_top, rank))
-            bin_ = kernels.UPPER - 1 - at
+            bin_ = processor.UPPER - 1 - at
             found[group, place] = bin_ << 16
             inside.append((group, place, bin_, rank - (int(from_top[at - 1]) if at else 0)))
     if short or not inside:
         return found.view(numpy.float32)
     bins = sorted({(group, bin_) for group, _, bin_, _ in inside})
 
-    def lower_halves(bits: Array, size: int, counts: Array) -> None:
-        for at, (group, bin_) in enumerate(bins):
-            kernels.count_lower(bits[group, :size], numpy.uint32(bin_), counts[at])
+    working = tensors[0].pool.place
 
-    lower = numpy.zeros((len(bins), kernels.LOWER), numpy.int64)
+    def lower_halves(numbers: Array, size: int, counts: Array) -> None:
+        for at, (group, bin_) in enumerate(bins):
+            working.count_lower(numbers[group, :size], bin_, counts[at])
+
+    lower = numpy.zeros((len(bins), processor.LOWER), numpy.int64)
     for deltas in tensors:
-        for own in _counted(deltas, feed, (len(bins), kernels.LOWER), lower_halves):
+        for own in _counted(deltas, feed, (len(bins), processor.LOWER), lower_halves):
             lower += own
     for group, place, bin_, rank in inside:
         from_top = numpy.cumsum(lower[bins.index((group, bin_)), ::-1])
-        found[group, place] |= kernels.LOWER - 1 - int(numpy.searchsorted(from_top, rank))
+        found[group, place] |= processor.LOWER - 1 - int(numpy.searchsorted(from_top, rank))
     return found.view(numpy.float32)
 
 
@@ -144,7 +148,7 @@ def _counted(deltas: Deltas, feed: Feed, shape: tuple[int, ...], count: Callable
             counts = own[threading.get_ident()] = numpy.zeros(shape, numpy.uint32)
         for tile in deltas.tiles(start, stop):
             numbers = feed(deltas, tile)
-            count(numbers.view(numpy.uint32), _meant(numbers, tile), counts)
+            count(numbers, _meant(numbers, tile), counts)
 
     deltas.each(piece)
     return list(own.values())
@@ -161,7 +165,7 @@ def _sorted_out(deltas: Deltas, groups: int, feed: Feed, ranks: Callable[[Array]
     def magnitudes() -> list[Array]:
         for tile in deltas.tiles(0, deltas.count):
             numbers = feed(deltas, tile)
-            return [numpy.sort(numpy.abs(group)) for group in numbers[:, : _meant(numbers, tile)]]
+            return list(deltas.pool.place.magnitudes(numbers[:, : _meant(numbers, tile)]))
         return [numpy.zeros(0, numpy.float32)] * groups
 
     ordered = deltas.pool.submit(magnitudes).result()

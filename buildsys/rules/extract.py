@@ -21,14 +21,10 @@ class Params(Strict):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
-    from buildsys.tensors import checkpoints, matching, tokens
+    from buildsys.tensors import checkpoints, matching
 
     progress("comparing")
-    base, model = checkpoints.Checkpoint(inputs["base"]), checkpoints.Checkpoint(inputs["model"])
-    rows = [next((one.entries[n].shape[0] for n in one.names if matching.by_token(n)), 0) for one in (base, model)]
-    found = tokens.difference(inputs["base"], inputs["model"], *rows)
-    for _ in matching.pairs(base, model, bool(found.rows)):
-        pass
+    base, _, found = matching.compared(inputs["base"], inputs["model"])
     dtype = params.dtype or checkpoints.delta_dtype(base)
     record: dict[str, Any] = {"base": inputs.digests["base"], "dtype": dtype, "model": inputs.digests["model"]}
     record |= {name: value for name, value in (("added_tokens", found.added), ("differs", found.differs), ("rows", found.rows)) if value}

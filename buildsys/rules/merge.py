@@ -29,7 +29,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.merging import stream
 
     recipe = stream.Recipe(params.method, params.options, params.coefficients, params.post, params.svc_alpha, params.tokenizer)
-    work = stream.Merge(inputs["base"], inputs["vectors"], inputs.digests["vectors"], recipe, progress.settings.get("threads"))
+    threads, device = progress.settings["threads"], progress.settings["device"]
+    work = stream.Merge(inputs["base"], inputs["vectors"], inputs.digests["vectors"], recipe, threads, device)
     try:
         return stream.merge(work, out, progress)
     finally:

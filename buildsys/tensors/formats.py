@@ -94,36 +94,6 @@ def worst_exponent(bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def difference_bfloat16(raw, base, rounded, bits, out):  # type: ignore[no-untyped-def]
-    """raw (n,) uint16 of bfloat16, less base (n,) float32 -> out (n,) float32, whose bits are `bits`; rounded to bfloat16 where asked.
-
-    One call for what `decode_bfloat16`, `subtract` and `round_to_bfloat16` do: between two calls, two threads wait for one lock.
-    """
-    for i in range(raw.size):
-        bits[i] = U32(raw[i]) << U32(16)
-    for i in range(raw.size):
-        out[i] = out[i] - base[i]
-    if rounded:
-        for i in range(raw.size):
-            u = bits[i]
-            bits[i] = (u + U32(0x7FFF) + ((u >> U32(16)) & U32(1))) & U32(0xFFFF0000)
-
-
-@compiled
-def added_bfloat16(base, delta, bits, scratch, out):  # type: ignore[no-untyped-def]
-    """base + delta, rounded -> out (n,) uint16, by way of `scratch`, whose bits are `bits`. Returns as `encode_bfloat16`."""
-    for i in range(out.size):
-        scratch[i] = base[i] + delta[i]
-    worst = U32(0)
-    for i in range(out.size):
-        u = bits[i]
-        found = (u + U32(0x7FFF) + ((u >> U32(16)) & U32(1))) >> U32(16)
-        out[i] = found
-        worst = max(worst, found & U32(0x7F80))
-    return worst
-
-
-@compiled
 def subtract(out, base):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = out[i] - base[i]
@@ -133,6 +103,25 @@ def subtract(out, base):  # type: ignore[no-untyped-def]
 def add(base, delta, out):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = base[i] + delta[i]
+
+
+@compiled
+def difference_bfloat16(raw, base, rounded, bits, out):  # type: ignore[no-untyped-def]
+    """raw (n,) uint16 of bfloat16, less base (n,) float32 -> out (n,) float32, whose bits are `bits`; rounded to bfloat16 where asked.
+
+    One call for three loops: between two calls, two threads wait for one lock.
+    """
+    decode_bfloat16(raw, bits)
+    subtract(out, base)
+    if rounded:
+        round_to_bfloat16(bits)
+
+
+@compiled
+def added_bfloat16(base, delta, bits, scratch, out):  # type: ignore[no-untyped-def]
+    """base + delta, rounded -> out (n,) uint16, by way of `scratch`, whose bits are `bits`. Returns as `encode_bfloat16`."""
+    add(base, delta, scratch)
+    return encode_bfloat16(bits, out)
 
 
 @compiled

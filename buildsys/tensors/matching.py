@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from buildsys.errors import BuildError, nearest
-from buildsys.tensors import checkpoints
+from buildsys.errors import BuildError, Mismatch, nearest
+from buildsys.tensors import checkpoints, tokens
 from buildsys.tensors.checkpoints import Checkpoint, Entry
 
 TOKEN_TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
@@ -37,6 +38,16 @@ def pairs(base: Checkpoint, model: Checkpoint, other_rows: bool = False) -> Iter
             close = nearest(name, model.names if other is None else base.names) if one is None or other is None else None
             raise mismatch(name, one, other, "base", "model", close)
         yield name, one, other
+
+
+def compared(base: Path, model: Path) -> tuple[Checkpoint, Checkpoint, tokens.Difference]:
+    """Two folders and how their tokens differ. Raises Mismatch where no vector can be taken between them."""
+    left, right = Checkpoint(base), Checkpoint(model)
+    rows = [next((one.entries[name].shape[0] for name in one.names if by_token(name)), 0) for one in (left, right)]
+    found = tokens.difference(base, model, *rows)
+    for _ in pairs(left, right, bool(found.rows)):
+        pass
+    return left, right, found
 
 
 def _same_shape(one: Entry, other: Entry, but_rows: bool) -> bool:
@@ -72,4 +83,4 @@ def mismatch(
     facts += [(right, str(list(other)) if isinstance(other, tuple) else other.described() if other else "has none")]
     if close:
         facts.append(("nearest there", close))
-    return BuildError(f"tensor '{name}' does not match", facts, "a vector is taken from a model that was tuned from this base")
+    return Mismatch(f"tensor '{name}' does not match", facts, "a vector is taken from a model that was tuned from this base")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, Mismatch
 
 _PLAIN = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")  # the vocabulary where there is no tokenizer.json
 
@@ -74,13 +74,13 @@ def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Diff
     if left is None or right is None:
         if base_rows != model_rows:
             facts = [("base", f"{base_rows} rows of embeddings"), ("model", f"{model_rows} rows of embeddings")]
-            raise BuildError(
+            raise Mismatch(
                 "the vocabularies differ, and there is no tokenizer to tell which row is which", facts, "add the tokenizer's files"
             )
         return Difference()
     if left.vocabulary != right.vocabulary:
         facts = [("base", f"{left.size} tokens"), ("model", f"{right.size} tokens"), ("first difference", _first(left, right))]
-        raise BuildError("the model has another tokenizer than the base", facts, "vectors add up only where a token means the same row")
+        raise Mismatch("the model has another tokenizer than the base", facts, "vectors add up only where a token means the same row")
     added = {token: row for token, row in right.added.items() if token not in left.added}
     moved = {row: right.added.get(token, -1) for token, row in left.added.items()}
     taken = set(right.added.values())

@@ -59,11 +59,11 @@ class Stored:
         return self.entry.dtype == "BF16"
 
     @cached_property
-    def _raw(self) -> Array:
+    def raw(self) -> Array:
         return arrays.raw(self.entry)
 
     def read(self, piece: Piece, out: Array) -> None:
-        arrays.decode(self.entry.dtype, self._raw[piece.start : piece.stop], out)
+        arrays.decode(self.entry.dtype, self.raw[piece.start : piece.stop], out)
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ class Difference:
         return self.base.shape
 
     @cached_property
-    def _raw(self) -> tuple[Array, Array]:
+    def raw(self) -> tuple[Array, Array]:
+        """Of base and model."""
         return arrays.raw(self.base), arrays.raw(self.model)
 
     def read(self, piece: Piece, out: Array) -> None:
-        base, model = self._raw
+        base, model = self.raw
         if self.rows is not None:
             numbers, absent = self._arranged(piece)
         else:
@@ -114,7 +115,7 @@ class Difference:
         width = self.base.count // self.base.shape[0]
         first, last = piece.start // width, -(-piece.stop // width)
         rows = self.rows[first:last]
-        table = self._raw[1].reshape(-1, width)
+        table = self.raw[1].reshape(-1, width)
         inside = slice(piece.start - first * width, piece.stop - first * width)
         return table[numpy.maximum(rows, 0)].reshape(-1)[inside], numpy.repeat(rows < 0, width)[inside]
 
