@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,8 @@ def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any,
         file.problem((*where, *keys[:-1]), f"'{name}' is missing")
     elif one["type"] == "too_short":
         file.problem(at, f"'{name}' is empty")
+    elif one["type"].startswith("union_tag"):
+        file.problem(at, f"'{name}' is {shown(one['input'])}, expected text or a table")
     elif one["type"] == "value_error":
         file.problem(at, str(one["ctx"]["error"]))
     else:
@@ -176,6 +178,8 @@ def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any,
 def _plain(expected: str) -> str:
     names = {"string": "text", "dictionary": "a table", "list": "a list", "boolean": "true or false"}
     names |= {"integer": "a whole number", "number": "a number"}
+    if "instance of" in expected:
+        return "a table"
     if "match pattern" in expected:
         return "a full commit hash of 40 hexadecimal digits"
     return names.get(expected, expected)
@@ -184,12 +188,21 @@ def _plain(expected: str) -> str:
 def _fields(model: type[Strict], keys: list[str]) -> list[str]:
     """The keys that a nested table may have."""
     for key in keys:
-        annotation = model.model_fields[key].annotation
-        inner = [a for a in getattr(annotation, "__args__", (annotation,)) if isinstance(a, type) and issubclass(a, Strict)]
+        if key.isdigit():  # the place of an entry in a list
+            continue
+        inner = list(_tables(model.model_fields[key].annotation))
         if not inner:
             return []
         model = inner[0]
     return [name for name in model.model_fields if not (model is Merged and name == "options")]
+
+
+def _tables(annotation: Any) -> Iterator[type[Strict]]:
+    """The tables that an annotation is made of, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _tables(inner)
 
 
 def _unknown(file: Buildfile, where: tuple[str, ...], name: str, known: list[str], noun: str, inside: str = "") -> None:

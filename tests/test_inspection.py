@@ -134,3 +134,12 @@ def test_peft_loads_an_exported_adapter_of_full_rank_as_the_merged_model(project
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-3)
     assert Path(project.root / "adapter").exists()
+
+
+def test_an_exported_vector_holds_its_tensors(declared: Project) -> None:
+    away = declared.root / "elsewhere"
+    away.mkdir()
+    ran = Project(away).build("-C", str(declared.root), "export", "vector-formal", "out")
+    assert ran.code == 0, ran.stderr
+    found = load_file(declared.root / "out" / "vector.safetensors")
+    assert found["model.embed"].tolist() == [3, 0, 0, 4]

@@ -271,3 +271,21 @@ def test_spectral_methods_are_those_that_need_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert done.stdout == "False\n"
     assert set(SPECTRAL) <= set(METHODS)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties", "dare", "breadcrumbs"])
+def test_one_call_a_piece_gives_the_bytes_of_the_general_way(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buildsys.merging import fused
+
+    base = model(tmp_path / "b", 0)
+    vectors = [
+        reference(tmp_path / f"v{i}", base, model(tmp_path / f"m{i}", i, base, scale=0.01), kept)
+        for i, kept in ((1, "bfloat16"), (2, "float32"), (3, "bfloat16"))
+    ]
+    given = {"elect": "mass", "mean": "coefficient"} if method == "dare" else {}
+    merge(base, vectors, [0.5, -0.25, 1.0], tmp_path / "one", method, **given)
+    asked = []
+    monkeypatch.setattr(fused, "fits", lambda deltas: bool(asked.append(deltas)))
+    merge(base, vectors, [0.5, -0.25, 1.0], tmp_path / "other", method, **given)
+    assert asked
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "other/model.safetensors").read_bytes()

@@ -416,3 +416,116 @@ def test_models_that_do_not_fit_are_refused_by_their_headers_before_anything_is_
         "hint: a vector is taken from a model that was tuned from this base\n"
     )
     assert not (folders.root / "cache" / "objects").exists()
+
+
+# what a review found
+
+
+def test_peft_adapters_of_embeddings_and_heads_are_not_lost_to_the_copies_that_peft_saves(project: Project) -> None:
+    base = numpy.ones((4, 3), numpy.float32)
+    save(project.root / "one", {"up.weight": base})
+    lora(project.root / "lora", {}, {**FACTORS, "up.base_layer.weight": base})
+    numpy.testing.assert_allclose(built(project, ADAPTED, "vector-x")["up.weight"], 2 * B @ A)
+
+
+@pytest.mark.parametrize(("pattern", "factor"), [("^up", 2.0), ("layers.0.up", 3.0), (".*up", 3.0)])
+def test_patterns_of_alphas_are_read_as_peft_reads_them(project: Project, pattern: str, factor: float) -> None:
+    save(project.root / "one", {"model.layers.0.up.weight": numpy.zeros((4, 3), numpy.float32)})
+    tensors = {f"model.layers.0.{name}": values for name, values in FACTORS.items()}
+    lora(project.root / "lora", {"alpha_pattern": {pattern: 6}}, tensors)
+    numpy.testing.assert_allclose(built(project, ADAPTED, "vector-x")["model.layers.0.up.weight"], factor * B @ A, rtol=1e-6)
+
+
+def test_a_square_conv1d_is_turned_whatever_the_flag_says(project: Project) -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+    save(project.root / "one", {"h.0.attn.c_proj.weight": numpy.zeros((3, 3), numpy.float32)}, config)
+    square = {"h.0.attn.c_proj.lora_A.weight": A, "h.0.attn.c_proj.lora_B.weight": B[:3]}
+    lora(project.root / "lora", {"fan_in_fan_out": False}, square)
+    assert built(project, ADAPTED, "vector-x")["h.0.attn.c_proj.weight"] == (2 * B[:3] @ A).T.tolist()
+
+
+def test_integers_that_differ_are_refused_and_so_is_a_quantised_model(project: Project) -> None:
+    for folder, code in (("one", 1), ("tuned", 9)):
+        save(project.root / folder, {"codes": numpy.array([code]), "w": numpy.array([code], numpy.float32)})
+    assert "error: vector-x: tensor 'codes' differs and is not floating-point\n" in refused(project, MERGE).stderr
+    config = {"architectures": ["LlamaForCausalLM"], "quantization_config": {"bits": 4}}
+    save(project.root / "one", {"w": numpy.ones(1, numpy.float32)}, config)
+    assert "error: base-one: the model is quantised" in refused(project, MERGE, "base-one").stderr
+
+
+def test_a_tied_head_that_the_base_stores_moves_with_its_embeddings(project: Project) -> None:
+    tied = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
+    rows = numpy.array(ROWS, numpy.float32)
+    save(project.root / "one", {EMBEDDED: rows, "lm_head.weight": rows}, tied)
+    save(project.root / "tuned", {EMBEDDED: rows + 1}, tied)
+    found = built(project, MERGE, "merged-m")
+    assert found == {EMBEDDED: (rows + 1).tolist(), "lm_head.weight": (rows + 1).tolist()}
+
+
+def test_two_spellings_of_one_tokenizer_are_one(project: Project) -> None:
+    embedded(project.root / "one", ROWS, {})
+    embedded(project.root / "tuned", [[row[0] + 1, row[1]] for row in ROWS], {})
+    for folder, merges in (("one", ["a b"]), ("tuned", [["a", "b"]])):
+        file = project.root / folder / "tokenizer.json"
+        given = json.loads(file.read_text())
+        given["model"]["merges"] = merges
+        file.write_text(json.dumps(given))
+    assert built(project, MERGE, "merged-m")[EMBEDDED][0] == [2, 1]
+
+
+def test_new_tokens_get_rows_where_no_vector_moves_the_embeddings_and_from_a_tied_head(project: Project) -> None:
+    embedded(project.root / "one", ROWS, {})
+    embedded(project.root / "tuned", [*ROWS, [9, 9]], {"<b>": 4})
+    found = built(project, MERGE.replace("x = 1.0", 'x = { "norm" = 1.0 }') + 'tokenizer = "union"\n', "merged-m")
+    assert found[EMBEDDED] == [*ROWS, [9, 9]]
+
+
+def test_a_packed_vector_has_no_rows_of_new_tokens(project: Project) -> None:
+    embedded(project.root / "one", ROWS, {})
+    embedded(project.root / "tuned", [*ROWS[:3], [5, 5], [9, 9]], {"<b>": 4})
+    ran = refused(project, MERGE.replace('path = "tuned"', 'path = "tuned"\nstore = "int8"') + 'tokenizer = "union"\n')
+    assert 'error: merged-m: tokenizer = "union" needs the models themselves\n' in ran.stderr
+
+
+def test_gaps_in_a_vocabulary_are_not_given_away(project: Project) -> None:
+    for folder, rows, added in (("one", [*ROWS, [0, 0], [6, 6]], {}), ("tuned", [*ROWS, [0, 0], [6, 6], [9, 9]], {"<b>": 6})):
+        embedded(project.root / folder, rows, added)
+        file = project.root / folder / "tokenizer.json"
+        given = json.loads(file.read_text())
+        given["model"]["vocab"] = {"<unk>": 0, "ahoy": 1, "ship": 2, "tea": 5}
+        file.write_text(json.dumps(given))
+    assert built(project, MERGE + 'tokenizer = "union"\n', "merged-m")[EMBEDDED] == [*ROWS, [0, 0], [6, 6], [9, 9]]
+
+
+def test_another_base_with_another_tokenizer_is_refused(project: Project) -> None:
+    embedded(project.root / "one", ROWS, {})
+    embedded(project.root / "tuned", [[row[0] + 1, row[1]] for row in ROWS], {})
+    embedded(project.root / "two", ROWS, {}, words=["<unk>", "ahoy", "tea", "ship"])
+    text = MERGE.replace("[vector.x]", '[base.two]\npath = "two"\n[vector.x]\nbase = "one"') + 'base = "two"\nother_base = true\n'
+    assert "error: merged-m: vector 1 comes from a base with another tokenizer\n" in refused(project, text).stderr
+
+
+def test_nuslerp_over_a_list_of_depths_goes_all_the_way_at_its_ends(folders: Project) -> None:
+    text = (
+        HEAD
+        + '[merged.m]\nunverified = true\nmethod = "nuslerp"\nvectors = { formal = { "a" = 1.0, "b" = 1.0 }, polite = { "a" = 1.0 } }\n'
+    )
+    assert built(folders, text, "merged-m")["b"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[vector.x]\nsum = { x = 1.0 }\nstore = "int8"\n', "targets need each other in a circle"),
+        ('[merged.m]\nbase = "merged-m"\nunverified = true\nvectors = { formal = 1.0 }\n', "merged-m cannot be its own base"),
+        ('[merged.m]\nbase = ["one"]\nunverified = true\nvectors = { formal = 1.0 }\n', "'base' is a list, expected text or a table"),
+        ('[merged.m]\nunverified = true\nvectors = ["formal"]\n', "'vectors.0' is 'formal', expected a table"),
+        ('[merged.m]\nunverified = ["formal", "frmal"]\nvectors = { formal = 1.0 }\n', "'frmal' is no vector of this merge"),
+        ('[merged.m]\nunverified = true\nvectors = [{ pth = "formal" }]\n', "the nearest key to 'pth' is 'path'"),
+    ],
+)
+def test_mistakes_that_only_a_user_makes(folders: Project, text: str, message: str) -> None:
+    ran = refused(folders, HEAD + text, "*")
+    assert ran.code == 2
+    assert message in ran.stderr, ran.stderr
+    assert "internal" not in ran.stderr

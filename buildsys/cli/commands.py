@@ -248,7 +248,7 @@ def export(target: str, directory: str, form: str, rank: int | None, folder: str
     project, plan = _planned(folder, (target,))
     if (form == "lora") != (rank is not None):
         raise UsageError("--format lora and --rank go together", hint="--rank 16 is a common choice; the energy kept is reported")
-    found = exports.export(project, plan, plan.selected[0], Path(directory), rank)
+    found = exports.export(project, plan, plan.selected[0], (Path(folder) / directory).resolve(), rank)
     _print({"exit": 0, **found}, exports.text(found), as_json)
 
 

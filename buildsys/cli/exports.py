@@ -36,7 +36,9 @@ def export(project: Project, plan: Plan, target: str, directory: Path, rank: int
     try:
         new.mkdir(parents=True)
         facts: dict[str, Any] = {}
-        if rank is None:
+        if rank is None and kind == "vector":
+            facts = _tensors(project, plan, target, new)
+        elif rank is None:
             shutil.copytree(project.cache.outputs.path(target), new, dirs_exist_ok=True)  # links are followed
         else:
             facts = _adapter(project, plan, target, rank, new)
@@ -51,6 +53,21 @@ def export(project: Project, plan: Plan, target: str, directory: Path, rank: int
         shutil.rmtree(new, ignore_errors=True)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     return {"target": target, "path": str(directory), "files": files, **facts}
+
+
+def _tensors(project: Project, plan: Plan, target: str, out: Path) -> dict[str, Any]:
+    """Every τ, whole: what a vector by reference, or a packed one, stands for."""
+    from buildsys.tensors import vectors, writing
+
+    with staged(project, plan) as (stage, folder):
+        stage.artifact(project.graph.steps[project.graph.targets[target].step], folder / "vector")
+        vector = vectors.Vector(folder / "vector")
+        kinds = {name: "BF16" if tau.short else "F32" for name, tau in vector.taus.items()}
+        writer = writing.Writer(out / "vector.safetensors", {name: (kinds[name], tau.shape) for name, tau in vector.taus.items()}, {})
+        for name in sorted(vector.taus):
+            writing.write_rounded(writer, name, kinds[name], vector.whole(name))
+        writer.close()
+    return {"tensors": len(kinds)}
 
 
 def _adapter(project: Project, plan: Plan, target: str, rank: int, out: Path) -> dict[str, Any]:

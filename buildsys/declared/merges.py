@@ -34,6 +34,9 @@ def add(reader: Reader, name: str, given: Merged) -> None:
     steps: list[str] = []
     base = _base(reader, where, target, given, steps)
     chosen = _method(reader, where, given)
+    if base == target:
+        reader.file.problem((*where, "base"), f"{target} cannot be its own base")
+        return
     if isinstance(given.vectors, dict):
         entries = [_named(reader, where, given, vector, coefficient, base) for vector, coefficient in given.vectors.items()]
     else:
@@ -42,6 +45,13 @@ def add(reader: Reader, name: str, given: Merged) -> None:
     if base is None or chosen is None or len(found) != len(entries):
         return
     _together(reader, where, given, found)
+    named = given.unverified if isinstance(given.unverified, list) else []
+    every = [one.label for one in found]
+    for label in named:
+        if label not in every:
+            close = nearest(label, every)
+            hint = f"the nearest is '{close}'" if close else f"its vectors are {', '.join(every)}"
+            reader.file.problem((*where, "unverified"), f"'{label}' is no vector of this merge", hint)
     values = [Value(one.verdict, "verdict.json", "coefficient") if one.coefficient == "auto" else one.coefficient for one in found]
     parameters: dict[str, Any] = {"method": given.method, "coefficients": values, "options": chosen, "post": given.post}
     parameters |= {"svc_alpha": 1.0 if given.svc_alpha is None else given.svc_alpha, "tokenizer": given.tokenizer}
@@ -81,9 +91,9 @@ def _method(reader: Reader, where: Where, given: Merged) -> dict[str, Any] | Non
 
 _THEIRS = {
     "dare_linear": 'write method = "dare"',
-    "dare_ties": 'write method = "dare", elect = "mass", mean = "coefficient"',
+    "dare_ties": 'write method = "dare", elect = "mass", mean = "sum"',
     "della_linear": 'write method = "della", elect = "none", mean = "sum"',
-    "breadcrumbs_ties": 'write method = "breadcrumbs", elect = "mass", mean = "coefficient"',
+    "breadcrumbs_ties": 'write method = "breadcrumbs", elect = "mass", mean = "sum"',
 }
 
 

@@ -19,9 +19,10 @@ def add(reader: Reader, name: str, given: Vector) -> None:
     else:
         base = reader.base(where, given.base)
         steps = taken(reader, exact, target, where, given, base)
+    if steps:
+        steps += behaviors.packed(reader, target, given.store, given.store_density)
     if base is None or not steps:
         return
-    steps += behaviors.packed(reader, target, given.store, given.store_density)
     reader.targets.append(Target(target, "vector", target, tuple(steps), given.node))
     if given.verify is None:
         return

@@ -22,6 +22,8 @@ def slerp(deltas: Deltas, lerp_above: float) -> Spanned:
 
 
 def nuslerp(deltas: Deltas, flatten: bool, row_wise: bool, scale: float) -> Spanned:
+    if deltas.n == 1:  # the other's coefficient is 0 in this tensor: all of the way is this one's
+        return _signed(deltas, numpy.array([[0.0, scale]]))
     _takes(deltas, 2)
     weights = numpy.abs(deltas.coefficients.astype(numpy.float64))
     by: By = "tensor" if flatten or len(deltas.shape) < 2 else "column" if row_wise else "row"

@@ -97,7 +97,7 @@ class Deltas:
         self.name, self.taus, self.pool, self.vectors = name, list(taus), pool, list(vectors)
         self.coefficients = numpy.array(coefficients, numpy.float32)
         self.in_model = in_model
-        self._entry = base.resolved() if isinstance(base, Entry) else None
+        self.entry = base.resolved() if isinstance(base, Entry) else None
         if isinstance(base, Entry):
             self.dtype, self.raw = base.dtype, arrays.raw(base.resolved())
         else:
@@ -105,7 +105,7 @@ class Deltas:
         self.shape: tuple[int, ...] = base.shape
         self.count = self.raw.size
         self.n = len(self.taus)
-        self.width = self.count // self.shape[0] if len(self.shape) > 1 and self.shape[0] else max(1, self.count)
+        self.width = max(1, self.count // self.shape[0] if len(self.shape) > 1 and self.shape[0] else self.count)
 
     # reading
 
@@ -128,7 +128,7 @@ class Deltas:
             size = min(step, stop - first)
             base = base32[:size]
             place.decode(self.dtype, self.raw[first : first + size], base)
-            piece = Piece(first, first + size, self._entry, base)
+            piece = Piece(first, first + size, self.entry, base)
             for tau, out in zip(self.taus, taus, strict=True):
                 if tau is None:
                     out[:size] = 0

@@ -36,6 +36,15 @@ class Drawn:
     rescale: bool
     seed: int
 
+    @property
+    def bound(self) -> numpy.uint64:
+        """Of 32 random bits: below it, an entry is kept."""
+        return numpy.uint64(round(self.density * 2**32))
+
+    @property
+    def factor(self) -> numpy.float32:
+        return numpy.float32(1 / self.density if self.rescale else 1)
+
 
 @dataclass(frozen=True)
 class Entrywise:
@@ -62,8 +71,8 @@ class Entrywise:
     def whole_rows(self) -> bool:
         return self.drawn is not None and self.drawn.epsilon is not None
 
-    def prepared(self, deltas: Deltas, tile: Tile) -> tuple[Array, Array]:
-        """(lows, highs), after what changes the tile's τ has been done to them."""
+    def prepared(self, deltas: Deltas, tile: Tile) -> None:
+        """Do what changes the tile's τ themselves: erase, draw."""
         if self.least is not None:
             found = deltas.pool.buffer("variances", (tile.size,))
             deltas.pool.place.variances(tile.taus, tile.size, deltas.coefficients, found)
@@ -71,36 +80,37 @@ class Entrywise:
         if self.drawn is not None:
             for position in range(deltas.n):
                 _draw(self.drawn, deltas, position, tile)
+
+    def constants(self, deltas: Deltas) -> tuple[Array, Array, float, int, Array]:
+        """(lows, highs, divisor without election, what the sum is divided by with it, shares)."""
         n = deltas.n
         lows = numpy.zeros(n, numpy.float32) if self.lows is None else self.lows
         highs = numpy.full(n, numpy.inf, numpy.float32) if self.highs is None else self.highs
-        return lows, highs
+        weight = float(numpy.abs(deltas.coefficients).sum(dtype=numpy.float64))
+        divisor = {"sum": 1.0, "count": float(n), "coefficient": weight}[self.mean]
+        divide = 3 if self.shares is not None else {"sum": 0, "count": 1, "coefficient": 2}[self.mean]
+        shares = numpy.ones(n, numpy.float32) if self.shares is None else self.shares
+        return lows, highs, divisor, divide, shares
 
     def apply(self, deltas: Deltas, tile: Tile, out: Array) -> None:
-        lows, highs = self.prepared(deltas, tile)
-        coefficients = deltas.coefficients
+        self.prepared(deltas, tile)
+        place, coefficients = deltas.pool.place, deltas.coefficients
+        lows, highs, divisor, divide, shares = self.constants(deltas)
         if self.elect == "none":
-            deltas.pool.place.summed(tile.taus, tile.size, coefficients, lows, highs, self.joint, out)
-            divisor = {"sum": 1.0, "count": float(deltas.n), "coefficient": float(numpy.abs(coefficients).sum(dtype=numpy.float64))}[
-                self.mean
-            ]
-            if divisor != 1.0 and divisor:
-                deltas.pool.place.divide(out, numpy.float32(divisor))
+            place.summed(tile.taus, tile.size, coefficients, lows, highs, self.joint, out)
+            if divisor != 1.0:
+                place.divide(out, numpy.float32(divisor))
         else:
-            divide = 3 if self.shares is not None else {"sum": 0, "count": 1, "coefficient": 2}[self.mean]
-            shares = numpy.ones(deltas.n, numpy.float32) if self.shares is None else self.shares
-            deltas.pool.place.elected(
-                tile.taus, tile.size, coefficients, lows, highs, self.joint, self.elect == "count", divide, shares, out
-            )
+            by_count = self.elect == "count"
+            place.elected(tile.taus, tile.size, coefficients, lows, highs, self.joint, by_count, divide, shares, out)
         if self.scale != 1.0:
-            deltas.pool.place.scale(out, numpy.float32(self.scale))
+            place.scale(out, numpy.float32(self.scale))
 
 
 def _draw(drawn: Drawn, deltas: Deltas, position: int, tile: Tile) -> None:
     tau, key, place = tile.taus[position, : tile.size], deltas.key(position, drawn.seed), deltas.pool.place
     if drawn.epsilon is None:
-        factor = numpy.float32(1 / drawn.density if drawn.rescale else 1)
-        place.keep_random(tau, tile.start, key, numpy.uint64(round(drawn.density * 2**32)), factor)
+        place.keep_random(tau, tile.start, key, drawn.bound, drawn.factor)
         return
     ordered = place.sorted_rows(tau, min(deltas.width, tile.size))
     place.keep_by_rank(tau, tile.start, key, ordered, drawn.density, drawn.epsilon, drawn.rescale)

@@ -77,12 +77,12 @@ def merge(work: Merge, labels: list[str]) -> dict[str, Any]:
         decided += own[3]
     norms = numpy.sqrt(numpy.diagonal(products))
     moved = numpy.diagonal(both)
-    least, most = float(norms.min()), float(norms.max())
+    moving = norms[norms > 0]
     return {
         "vectors": labels,
         "norms": numpy.sqrt(plain).tolist(),
         "scaled_norms": norms.tolist(),
-        "mismatch": most / least if least else float("inf"),
+        "mismatch": float(moving.max() / moving.min()) if moving.size else 1.0,
         "cosines": (products / numpy.where(norms > 0, norms, 1)[:, None] / numpy.where(norms > 0, norms, 1)[None, :]).tolist(),
         "conflicts": (against / numpy.maximum(both, 1)).tolist(),
         "trimmed": (1 - kept / numpy.maximum(moved, 1)).tolist(),
@@ -98,7 +98,8 @@ def _counts(deltas: Deltas, rule: Entrywise) -> tuple[Array, Array, Array, Array
         kept, decided = numpy.zeros(n, numpy.int64), numpy.zeros(2, numpy.int64)
         for tile in deltas.tiles(start, stop, rule.whole_rows):
             processor.oppositions(tile.taus, tile.size, deltas.coefficients, both, against)
-            lows, highs = rule.prepared(deltas, tile)
+            rule.prepared(deltas, tile)
+            lows, highs, *_ = rule.constants(deltas)
             processor.decisions(tile.taus, tile.size, deltas.coefficients, lows, highs, rule.joint, kept, decided)
         return both, against, kept, decided
 

@@ -14,7 +14,6 @@ from buildsys.tensors.matching import by_token
 from buildsys.tensors.vectors import Vector
 from buildsys.tensors.writing import Writer
 
-_CONV1D = ("gpt2",)  # model types whose matrices are kept (inputs, outputs)
 _PREFIX = {"gpt2": "transformer."}
 
 
@@ -31,7 +30,7 @@ def export(folder: Path, base: Path, rank: int, base_name: str, out: Path) -> di
     vector = Vector(folder)
     config = checkpoints.config(base)
     kind = str(config.get("model_type"))
-    turned, prefix = kind in _CONV1D, _PREFIX.get(kind, "")
+    turned, prefix = kind in checkpoints.CONV1D, _PREFIX.get(kind, "")
     factors: dict[str, numpy.ndarray[Any, Any]] = {}
     modules, left_out = [], []
     kept = whole = lost = 0.0

@@ -72,7 +72,7 @@ def ties(
     density: Annotated[float, fraction] = 0.2,
     trim: Literal["tensor", "joint", "model"] = "tensor",
     elect: Literal["mass", "count"] = "mass",
-    mean: Literal["count", "coefficient"] = "count",
+    mean: Literal["count", "coefficient", "sum"] = "count",
     scale: Annotated[float, finite] = 1.0,
 ) -> Rule:
     """Trim, elect a sign per entry, average the deltas that agree. Yadav et al. 2023, arXiv 2306.01708, algorithm 1.
@@ -80,7 +80,7 @@ def ties(
     density  share of each delta kept, largest magnitude first; ties of magnitude all stay
     trim     threshold of one vector in this tensor | of all |α·τ| of this tensor together | of one vector in the whole model
     elect    sign of Σ α·τ | majority of signs; a zero sum elects nothing
-    mean     Σ α·τ over those that agree, divided by their number | by the sum of their |α|
+    mean     Σ α·τ over those that agree, divided by their number | by the sum of their |α| | as it is
     scale    λ on the result
 
     An entry that nobody agrees on is 0.

@@ -25,7 +25,7 @@ def ties(
     density: float,
     trim: Literal["tensor", "joint", "model"],
     elect: Literal["mass", "count"],
-    mean: Literal["count", "coefficient"],
+    mean: Mean,
     scale: float,
 ) -> Entrywise:
     if trim == "joint":

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, Mismatch
 from buildsys.machine import cores
 from buildsys.merging import coefficients as recipes
-from buildsys.merging import processor, thresholds
+from buildsys.merging import fused, processor, thresholds
 from buildsys.merging.deltas import Deltas, Pool
 from buildsys.merging.entries import Rule, Whole
 from buildsys.merging.methods import METHODS, SPECTRAL
 from buildsys.merging.vocabulary import Vocabulary
-from buildsys.tensors import arrays, checkpoints, writing
+from buildsys.tensors import arrays, checkpoints, matching, tokens, writing
 from buildsys.tensors.arrays import Array
 from buildsys.tensors.vectors import Vector
 
@@ -64,6 +64,7 @@ def place_for(device: str) -> Any:
     return Accelerator(found.type)
 
 
+_OTHER_TOKENS = "vectors add up only where a token means the same row"
 _GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")
 
 
@@ -81,6 +82,15 @@ class Merge:
         self.labels = [f"vector {position + 1}" for position in range(len(vectors))]
         for label, vector in zip(self.labels, self.vectors, strict=True):
             vector.fits(self.base.entries, label)
+        for label, vector in zip(self.labels, self.vectors, strict=True):
+            if vector.base is not None and not tokens.alike(vector.base.place, self.base.place):
+                raise Mismatch(f"{label} comes from a base with another tokenizer", [("base", str(self.base.place))], _OTHER_TOKENS)
+        stored_twice = matching.twin(self.base)
+        if stored_twice is not None:  # a head that is tied and stored moves with its embeddings, or transformers unties them
+            head, embeddings = stored_twice
+            for vector in self.vectors:
+                if embeddings in vector.taus:
+                    vector.taus[head] = vector.taus[embeddings]
         self.vocabulary = Vocabulary(self.base, self.vectors, self.labels, recipe.tokenizer)
         self.depths = recipes.Depths(self.base.names)
         for label, coefficient in zip(self.labels, recipe.coefficients, strict=True):
@@ -173,7 +183,8 @@ def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing
                 progress(name, done / total)
                 deltas, rule = next(prepared)
                 if deltas is None or rule is None:
-                    for part in _copied(base.entries[name]):
+                    for start, part in _copied(base.entries[name]):
+                        vocabulary.replace_rows(name, start, part)
                         writer.write(name, part)
                 else:
                     changed += _write(writer, deltas, rule, vocabulary)
@@ -181,7 +192,7 @@ def merge(work: Merge, out: Path, progress: Progress, shard_bytes: int = writing
                 done += base.entries[name].stop - base.entries[name].start
             writer.close()
             digests[file] = writer.digest
-    if not changed and any(map(any, map(recipes.numbers, work.recipe.coefficients))):
+    if not changed and not vocabulary.facts() and any(map(any, map(recipes.numbers, work.recipe.coefficients))):
         hint = "all vectors are 0 here, or too small for the base's dtype"
         raise BuildError("the merge changes nothing: its result is the base, bit for bit", [("tensors", str(len(base.names)))], hint)
     vocabulary.copy_rest(base.place, out)
@@ -221,10 +232,15 @@ def _write(writer: writing.Writer, deltas: Deltas, rule: Rule, vocabulary: Vocab
     """Write the merged tensor piece by piece, in order. True where it differs from the base's."""
     waiting: deque[Any] = deque()
     changed = False
+    one_call = fused.takes(deltas, rule)
 
     def piece(start: int, stop: int) -> tuple[Array, bool]:
         out = numpy.empty(stop - start, deltas.raw.dtype)
         finite = True
+        if one_call:
+            finite = fused.merge(deltas, rule, start, stop, out)  # type: ignore[arg-type]
+            vocabulary.replace_rows(deltas.name, start, out)
+            return out, finite
         for tile in deltas.tiles(start, stop, rule.whole_rows):
             delta = deltas.pool.buffer("delta", (tile.size,))
             rule.apply(deltas, tile, delta)
@@ -251,7 +267,8 @@ def _write(writer: writing.Writer, deltas: Deltas, rule: Rule, vocabulary: Vocab
     return changed
 
 
-def _copied(entry: checkpoints.Entry) -> Iterator[Array]:
+def _copied(entry: checkpoints.Entry) -> Iterator[tuple[int, Array]]:
+    """(first entry, numbers) of every part of a tensor that stays as it is."""
     raw = arrays.raw(entry)
     for start in range(0, raw.size, 1 << 20):
-        yield raw[start : start + (1 << 20)]
+        yield start, raw[start : start + (1 << 20)].copy()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy
 
-from buildsys.merging import processor
+from buildsys.merging import fused, processor
 from buildsys.merging.deltas import Deltas, Tile
 from buildsys.tensors.arrays import Array
 
@@ -141,11 +141,15 @@ def select(tensors: Sequence[Deltas], groups: int, feed: Feed, ranks: Callable[[
 def _counted(deltas: Deltas, feed: Feed, shape: tuple[int, ...], count: Callable[[Array, int, Array], None]) -> list[Array]:
     """The histograms of each thread; their sum depends on no order."""
     own: dict[int, Array] = {}
+    one_call = feed is _own_magnitudes and count == deltas.pool.place.count_each_upper and fused.fits(deltas)
 
     def piece(start: int, stop: int) -> None:
         counts = own.get(threading.get_ident())
         if counts is None:
             counts = own[threading.get_ident()] = numpy.zeros(shape, numpy.uint32)
+        if one_call:
+            fused.count(deltas, start, stop, counts)
+            return
         for tile in deltas.tiles(start, stop):
             numbers = feed(deltas, tile)
             count(numbers, _meant(numbers, tile), counts)

@@ -13,7 +13,7 @@ from buildsys.errors import BuildError
 from buildsys.tensors import arrays, checkpoints, tokens, writing
 from buildsys.tensors.arrays import Array
 from buildsys.tensors.checkpoints import Checkpoint
-from buildsys.tensors.matching import by_token
+from buildsys.tensors.matching import HEADS, by_token, embeddings_of
 from buildsys.tensors.vectors import Vector
 
 
@@ -30,33 +30,38 @@ class Vocabulary:
                 hint = 'tokenizer = "base" keeps the base\'s tokens and template, "union" also adds the tokens'
                 raise BuildError("a model of the merge has other tokens than the base", facts, hint)
         self._base = base
-        having = [vector for vector in vectors if vector.added and vector.model is not None] if tokenizer == "union" else []
-        self._new = sorted({token for vector in having for token in vector.added})
+        having = [vector for vector in vectors if vector.added] if tokenizer == "union" else []
+        packed = [label for label, vector in zip(labels, vectors, strict=True) if vector in having and vector.model is None]
+        if packed:
+            facts = [(packed[0], "holds differences only, no rows of new tokens")]
+            raise BuildError('tokenizer = "union" needs the models themselves', facts, 'say store = "exact" for this vector')
+        own = tokens.read(base.place)
+        known_already = set(own.added) if own else set()
+        self._new = sorted({token for vector in having for token in vector.added} - known_already)
         self._sources: dict[str, dict[str, Any]] = {}
         self._rows: dict[str, Array] = {}
         if not self._new:
             return
-        own = tokens.read(base.place)
         if own is None or not (base.place / "tokenizer.json").exists():
             raise BuildError('tokenizer = "union" needs the base\'s tokenizer.json', [("folder", str(base.place))])
         self._first = max([own.size - 1, *own.added.values()]) + 1
         for vector in having:
             assert vector.model is not None
             known = tokens.entries(vector.model.place)
-            self._sources |= {token: known[token] for token in vector.added if token not in self._sources}
+            self._sources |= {token: known[token] for token in vector.added if token in self._new and token not in self._sources}
         self._sources = {token: self._sources[token] for token in self._new}
         for name, entry in base.entries.items():
-            if by_token(name) and len(entry.shape) == 2:
+            if by_token(name):
                 self._rows[name] = self._mean_rows(name, entry, having)
 
     def _mean_rows(self, name: str, entry: checkpoints.Entry, having: Sequence[Vector]) -> Array:
         """(tokens, width) as `arrays.raw` has them: each token's row, the mean over the models that have it."""
-        width = entry.shape[1]
+        width = _width(entry)
         total, number = numpy.zeros((len(self._new), width)), numpy.zeros((len(self._new), 1))
         for vector in having:
             assert vector.model is not None
-            other = vector.model.entries.get(name)
-            if other is None:
+            other = vector.model.entries.get(name) or (embeddings_of(vector.model) if name in HEADS else None)  # a tied head
+            if other is None or _width(other) != width:
                 continue
             raw = arrays.raw(other).reshape(-1, width)
             for place, token in enumerate(self._new):
@@ -80,7 +85,7 @@ class Vocabulary:
         """Put new tokens into rows that the base has, but no token of its own: in a piece that begins at entry `start`."""
         if name not in self._rows:
             return
-        first = self._first * self._base.entries[name].shape[1]
+        first = self._first * _width(self._base.entries[name])
         left, right = max(first, start), min(start + out.size, first + self._rows[name].size)
         if left < right:
             out[left - start : right - start] = self._rows[name][left - first : right - first]
@@ -90,7 +95,7 @@ class Vocabulary:
         if name not in self._rows:
             return numpy.empty(0, numpy.uint8)
         entry = self._base.entries[name]
-        return self._rows[name][max(0, entry.shape[0] - self._first) * entry.shape[1] :]
+        return self._rows[name][max(0, entry.shape[0] - self._first) * _width(entry) :]
 
     def copy_rest(self, base: Path, out: Path) -> None:
         """Configuration, tokenizer, chat template and generation settings, byte for byte but for new tokens."""
@@ -112,3 +117,8 @@ class Vocabulary:
 
     def facts(self) -> dict[str, Any]:
         return {"tokens_added": self._new} if self._new else {}
+
+
+def _width(entry: checkpoints.Entry) -> int:
+    """Entries of a row; 1 for a bias."""
+    return entry.shape[1] if len(entry.shape) > 1 else 1

@@ -12,9 +12,10 @@ from typing import Any
 import numpy
 
 from buildsys.errors import BuildError, nearest
-from buildsys.tensors import arrays
+from buildsys.tensors import arrays, checkpoints
 from buildsys.tensors.arrays import Array
 from buildsys.tensors.checkpoints import ADAPTER_FILES, Checkpoint, Entry
+from buildsys.tensors.matching import mismatch
 
 _PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
@@ -30,6 +31,7 @@ class Adapter:
     def __init__(self, folder: Path, base: Checkpoint) -> None:
         self.folder, self.base = folder, base
         self.config = _config(folder)
+        self._conv1d = checkpoints.config(base.place).get("model_type") in checkpoints.CONV1D
         self.entries = Checkpoint(folder / ADAPTER_FILES[1]).entries
         magnitudes = [name for name in self.entries if "lora_magnitude_vector" in name]
         if self.config.get("use_dora") or magnitudes:
@@ -41,7 +43,8 @@ class Adapter:
         lacking = sorted(factors - set(self.entries))
         if lacking:
             raise BuildError(f"tensor '{lacking[0]}' is missing from the adapter", [("folder", str(folder))], "copy it again")
-        self.whole = sorted(set(self.entries) - factors)
+        self.copies = {name for name in self.entries if ".base_layer." in name}  # of embeddings and heads that have factors as well
+        self.whole = sorted(set(self.entries) - factors - self.copies)
         if not self.modules and not self.embeddings and not self.whole:
             raise BuildError("the adapter has no tensors", [("folder", str(folder))])
 
@@ -74,7 +77,13 @@ class Adapter:
             return _float32(self.entries[source]) - _float32(self.base.entries[name])
         first, second = self._factors(source)
         product = (_float32(self.entries[second]) @ _float32(self.entries[first])) * numpy.float32(self.scaling(source))
-        return numpy.ascontiguousarray(product.T if self._turned(source) else product)
+        tau = numpy.ascontiguousarray(product.T if self._turned(source) else product)
+        copy = f"{source}.base_layer.weight"
+        if copy in self.copies:  # what PEFT saved of the base below the factors; it may have been trained, or resized, on its own
+            if self.entries[copy].shape != self.base.entries[name].shape:
+                raise mismatch(name, self.base.entries[name], self.entries[copy], "base", "adapter")
+            tau += _float32(self.entries[copy]) - _float32(self.base.entries[name])
+        return tau
 
     def scaling(self, module: str) -> float:
         """α/r, or α/√r with rslora; patterns of ranks and alphas as PEFT reads them."""
@@ -88,7 +97,11 @@ class Adapter:
 
     def _turned(self, module: str) -> bool:
         """Embeddings are kept (tokens, width), and Conv1D (inputs, outputs): the other way round than B·A."""
-        return module in self.embeddings or bool(self.config.get("fan_in_fan_out"))
+        if module in self.embeddings:
+            return True
+        if self._conv1d:  # PEFT goes by the class of the module, not by the flag that it saves
+            return module.rpartition(".")[2].startswith("c_")
+        return bool(self.config.get("fan_in_fan_out"))
 
     def _sides(self, module: str) -> tuple[int, int]:
         first, second = self._factors(module)
@@ -122,7 +135,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
     """PEFT's rule: a pattern is the module's name or the end of it, after a dot; a regular expression."""
     for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern.lstrip('^')})", module):
+        if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return otherwise
 

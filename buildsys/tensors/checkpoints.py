@@ -19,6 +19,7 @@ _EXPONENTS = {"F64": ("u8", 0x7FF0_0000_0000_0000), "F32": ("u4", 0x7F80_0000), 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+CONV1D = ("gpt2",)  # model types that keep the matrices of their layers (inputs, outputs)
 _NOT_A_MODEL = ("trainer_state.json", "training_args.json", "optimizer.safetensors", *ADAPTER_FILES)
 
 
@@ -123,7 +124,10 @@ def header(file: Path) -> dict[str, Entry]:
     if end != size:
         raise _truncated(file, size, end)
     for name, entry in entries.items():
-        if entry.dtype in BYTES and entry.count * BYTES[entry.dtype] != entry.stop - entry.start:
+        if entry.dtype not in BYTES:
+            facts = [("file", str(file)), ("dtype", entry.dtype)]
+            raise BuildError(f"tensor '{name}' has a dtype that is not supported", facts, f"known are {', '.join(BYTES)}")
+        if entry.count * BYTES[entry.dtype] != entry.stop - entry.start:
             raise BuildError(f"tensor '{name}' has the wrong number of bytes", [("file", str(file))])
     return entries
 
@@ -157,6 +161,11 @@ def checked(folder: Path) -> dict[str, Any]:
         )
     if given.get("auto_map"):
         raise BuildError("the model needs code of its own, which is never run", [("folder", str(folder)), ("config.json", "has auto_map")])
+    if given.get("quantization_config"):
+        facts = [("folder", str(folder)), ("config.json", "has quantization_config")]
+        raise BuildError(
+            "the model is quantised, and a difference of codes is no difference of weights", facts, "use the one that it was made from"
+        )
     checkpoint = Checkpoint(folder)
     for name in checkpoint.names:
         position = first_not_finite(checkpoint.entries[name])

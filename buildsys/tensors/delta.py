@@ -11,7 +11,7 @@ import torch
 
 from buildsys.errors import BuildError
 from buildsys.tensors.checkpoints import Entry
-from buildsys.tensors.matching import mismatch
+from buildsys.tensors.matching import HEADS, mismatch
 from buildsys.tensors.vectors import Vector
 from buildsys.tensors.writing import Writer
 
@@ -89,7 +89,9 @@ def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) ->
     parameters = {names[name]: parameter for name, parameter in model.named_parameters()}
     wholes = {name: vector.whole(name) for name in vector.taus}
     taus = {name: None if whole is None else torch.from_numpy(whole) for name, whole in wholes.items()}
-    lacking = [name for name, tau in taus.items() if name not in parameters and tau is not None and tau.any()]
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))  # then a stored head moves with its embeddings
+    own = {name: tau for name, tau in taus.items() if name in parameters or not (tied and name in HEADS)}
+    lacking = [name for name, tau in own.items() if name not in parameters and tau is not None and tau.any()]
     if lacking:
         raise mismatch(lacking[0], None, vector.taus[lacking[0]].shape, "base", "vector")
     found = {name: (parameters[name], tau) for name, tau in taus.items() if name in parameters}

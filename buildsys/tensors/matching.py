@@ -12,7 +12,7 @@ from buildsys.tensors.checkpoints import Checkpoint, Entry
 TOKEN_TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
 """Parts of the names of tensors that have a row for each token."""
 
-_HEADS = ("lm_head.weight", "embed_out.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 def by_token(name: str) -> bool:
@@ -32,8 +32,8 @@ def pairs(base: Checkpoint, model: Checkpoint, other_rows: bool = False) -> Iter
         one, other = base.entries.get(name), model.entries.get(name)
         if one is None and other is not None and _is_twin(model, name):
             continue
-        if other is None and one is not None and name in _HEADS and _tied(model):
-            other = _embeddings(model)
+        if other is None and one is not None and name in HEADS and _tied(model):
+            other = embeddings_of(model)
         if one is None or other is None or one.dtype != other.dtype or not _same_shape(one, other, other_rows and by_token(name)):
             close = nearest(name, model.names if other is None else base.names) if one is None or other is None else None
             raise mismatch(name, one, other, "base", "model", close)
@@ -45,8 +45,9 @@ def compared(base: Path, model: Path) -> tuple[Checkpoint, Checkpoint, tokens.Di
     left, right = Checkpoint(base), Checkpoint(model)
     rows = [next((one.entries[name].shape[0] for name in one.names if by_token(name)), 0) for one in (left, right)]
     found = tokens.difference(base, model, *rows)
-    for _ in pairs(left, right, bool(found.rows)):
-        pass
+    for name, one, other in pairs(left, right, bool(found.rows)):
+        if one.dtype not in checkpoints.DTYPES and _bytes(one) != _bytes(other):
+            raise Mismatch(f"tensor '{name}' differs and is not floating-point", [("dtype", one.dtype)], "no vector can be taken of it")
     return left, right, found
 
 
@@ -56,8 +57,17 @@ def _same_shape(one: Entry, other: Entry, but_rows: bool) -> bool:
 
 def _is_twin(model: Checkpoint, name: str) -> bool:
     """True for a stored head that says the same as the embeddings it is tied to."""
-    embeddings = _embeddings(model) if name in _HEADS and _tied(model) else None
+    embeddings = embeddings_of(model) if name in HEADS and _tied(model) else None
     return embeddings is not None and _bytes(embeddings) == _bytes(model.entries[name])
+
+
+def twin(model: Checkpoint) -> tuple[str, str] | None:
+    """(head, embeddings) of a model that ties the two and stores both."""
+    embeddings = next((name for name in model.names if model.entries[name] == embeddings_of(model)), None)
+    head = next((name for name in HEADS if name in model.entries), None)
+    if head is None or embeddings is None or not _tied(model) or model.entries[head].shape != model.entries[embeddings].shape:
+        return None
+    return (head, embeddings) if _bytes(model.entries[head]) == _bytes(model.entries[embeddings]) else None
 
 
 def _tied(model: Checkpoint) -> bool:
@@ -65,8 +75,8 @@ def _tied(model: Checkpoint) -> bool:
     return bool(given.get("tie_word_embeddings", given.get("model_type") in ("gpt2", "gemma", "gemma2", "gemma3_text")))
 
 
-def _embeddings(model: Checkpoint) -> Entry | None:
-    return next((model.entries[name] for name in model.names if by_token(name) and name not in _HEADS and "wpe" not in name), None)
+def embeddings_of(model: Checkpoint) -> Entry | None:
+    return next((model.entries[name] for name in model.names if by_token(name) and name not in HEADS and "wpe" not in name), None)
 
 
 def _bytes(entry: Entry) -> bytes:

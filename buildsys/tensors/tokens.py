@@ -19,7 +19,7 @@ class Tokens:
 
     vocabulary  what text becomes, without the added tokens; equal vocabularies give equal rows
     added       added token -> its row
-    size        how many tokens the vocabulary itself has
+    size        the row behind the last one of the vocabulary itself
     template    the chat template, "" where there is none
     """
 
@@ -50,17 +50,24 @@ def read(folder: Path) -> Tokens | None:
     if whole.exists():
         given = _json(whole)
         model = given.get("model") or {}
-        vocabulary = {name: given.get(name) for name in ("normalizer", "pre_tokenizer")} | {"model": model}
         added = {one["content"]: int(one["id"]) for one in given.get("added_tokens") or []}
-        words = model.get("vocab") or {}
-        inside = set(words) if isinstance(words, dict) else {one[0] for one in words}
-        return Tokens(vocabulary, {token: row for token, row in added.items() if token not in inside}, len(words), template)
+        listed = model.get("vocab") or {}
+        words = dict(listed) if isinstance(listed, dict) else {one[0]: row for row, one in enumerate(listed)}
+        merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or []]  # two spellings of one thing
+        own = {token: row for token, row in added.items() if token not in words}
+        return Tokens({"vocab": words, "merges": merges}, own, max(words.values(), default=-1) + 1, template)
     found = {name: (folder / name).read_bytes() for name in _PLAIN if (folder / name).exists()}
     if not found:
         return None
     added_file = folder / "added_tokens.json"
     added = _json(added_file) if added_file.exists() else {}
     return Tokens(found, added, len(_json(folder / "vocab.json")) if "vocab.json" in found else 0, template)
+
+
+def alike(one: Path, other: Path) -> bool:
+    """False where both have a tokenizer, and the vocabularies differ."""
+    left, right = read(one), read(other)
+    return left is None or right is None or left.vocabulary == right.vocabulary or set(left.vocabulary) != set(right.vocabulary)
 
 
 def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Difference:
@@ -78,6 +85,8 @@ def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Diff
                 "the vocabularies differ, and there is no tokenizer to tell which row is which", facts, "add the tokenizer's files"
             )
         return Difference()
+    if set(left.vocabulary) != set(right.vocabulary) and base_rows == model_rows:
+        return Difference(differs=["a tokenizer in other files, which cannot be compared"])
     if left.vocabulary != right.vocabulary:
         facts = [("base", f"{left.size} tokens"), ("model", f"{right.size} tokens"), ("first difference", _first(left, right))]
         raise Mismatch("the model has another tokenizer than the base", facts, "vectors add up only where a token means the same row")
@@ -94,7 +103,7 @@ def difference(base: Path, model: Path, base_rows: int, model_rows: int) -> Diff
 
 
 def _first(left: Tokens, right: Tokens) -> str:
-    one, other = ((side.vocabulary.get("model") or {}).get("vocab") or {} for side in (left, right))
+    one, other = (side.vocabulary.get("vocab") for side in (left, right))
     if isinstance(one, dict) and isinstance(other, dict):
         for token in sorted({*one, *other}, key=lambda token: (min(one.get(token, 1 << 60), other.get(token, 1 << 60)), token)):
             if one.get(token) != other.get(token):

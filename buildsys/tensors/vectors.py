@@ -179,11 +179,12 @@ class Vector:
         given: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
         self.added: dict[str, int] = given.get("added_tokens", {})
         self.differs: list[str] = given.get("differs", [])
+        self.base: Checkpoint | None = None  # of a difference of two
         self.model: Checkpoint | None = None
         if "model" in given:
-            base, self.model = Checkpoint(folder / "base"), Checkpoint(folder / "model")
+            self.base, self.model = Checkpoint(folder / "base"), Checkpoint(folder / "model")
             rows = numpy.array(given["rows"], dtype=numpy.int64) if "rows" in given else None
-            self.taus: dict[str, Tau] = dict(_differences(base, self.model, given["dtype"] == "bfloat16", rows))
+            self.taus: dict[str, Tau] = dict(_differences(self.base, self.model, given["dtype"] == "bfloat16", rows))
         elif "store" in given:
             self.taus = dict(_packed(Checkpoint(folder / "vector.safetensors"), given))
         else:
