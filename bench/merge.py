@@ -2,8 +2,9 @@
 
 python -m bench.merge [--mergekit PATH/TO/mergekit-yaml] [--folder DIR] [--only PART …] [--json]
 
-Every time is that of a whole process, with the files in the page cache; nothing is flushed to disk, as for every merge. What a timed run wrote is
-removed before the next one, ours, mergekit's and the copy alike: on a virtual machine, memory that was never touched costs more than the merge.
+Every time is that of a whole process, with the files in the page cache; nothing is flushed to disk, as for every merge. What a timed
+run wrote is removed before the next one, ours, mergekit's and the copy alike: on a virtual machine, memory that was never touched costs
+more than the merge.
 """
 
 import json

@@ -239,23 +239,27 @@ def _write(writer: writing.Writer, deltas: Deltas, rule: Rule, vocabulary: Vocab
         finite = True
         if one_call:
             finite = fused.merge(deltas, rule, start, stop, out)  # type: ignore[arg-type]
-            vocabulary.replace_rows(deltas.name, start, out)
-            return out, finite
+            return finished(start, out), finite
         for tile in deltas.tiles(start, stop, rule.whole_rows):
             delta = deltas.pool.buffer("delta", (tile.size,))
             rule.apply(deltas, tile, delta)
             scratch, place = deltas.pool.buffer("result", (tile.size,)), slice(tile.start, tile.start + tile.size)
             inside = out[tile.start - start : tile.start - start + tile.size]
             finite &= deltas.pool.place.added(deltas.dtype, deltas.raw[place], tile.base, delta, scratch, inside)
+        return finished(start, out), finite
+
+    def finished(start: int, out: Array) -> Array:
+        """Written by the thread that made it: memory for a file's pages takes longer than the merge."""
         vocabulary.replace_rows(deltas.name, start, out)
-        return out, finite
+        writer.write_at(deltas.name, start * out.itemsize, out)
+        return out
 
     def consume() -> bool:
         start, future = waiting.popleft()
         out, finite = future.result()
         if not finite:
             raise BuildError(f"tensor '{deltas.name}' of the merged model is not finite", hint="lower the coefficients")
-        writer.write(deltas.name, out)
+        writer.count(deltas.name, out)
         return changed or not numpy.array_equal(out, deltas.raw[start : start + out.size])
 
     for start, stop in deltas.pieces(rule.whole_rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,29 +38,43 @@ class Writer:
         text += b" " * (-len(text) % 8)
         self._left = [(name, size_bytes(*entries[name])) for name in sorted(entries)]
         self._name, self._lacking = "", 0
+        self._begins = {name: 8 + len(text) + table[name]["data_offsets"][0] for name in entries}
         self._hasher = blake3()
-        self._file = open(file, "wb", buffering=0)  # noqa: SIM115  closed by `close`
-        self._put(struct.pack("<Q", len(text)) + text)
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._put(0, struct.pack("<Q", len(text)) + text)
+        self._hasher.update(struct.pack("<Q", len(text)) + text)
         self.digest = ""
 
     def write(self, name: str, data: Any) -> None:
         """The next tensor's bytes, or the next part of them; names come in sorted order."""
+        given = memoryview(data).cast("B")
+        self.write_at(name, self.count(name, given), given)
+
+    def write_at(self, name: str, at: int, data: Any) -> None:
+        """Bytes of a tensor from its byte `at` on, from any thread and in any order; `count` has to be told of them in order."""
+        self._put(self._begins[name] + at, data)
+
+    def count(self, name: str, data: Any) -> int:
+        """Take the next bytes into digest and account. Returns where in their tensor they stand."""
         while not self._lacking and self._left and self._name != name:
             self._name, self._lacking = self._left.pop(0)
+            self._size = self._lacking
         given = memoryview(data).cast("B")
         if name != self._name or given.nbytes > self._lacking:
             raise ValueError(f"{name} is out of order")
+        at = self._size - self._lacking
         self._lacking -= given.nbytes
-        self._put(given)
+        self._hasher.update(given)
+        return at
 
-    def _put(self, data: Any) -> None:
-        self._hasher.update(data)
-        left = memoryview(data)
+    def _put(self, at: int, data: Any) -> None:
+        left = memoryview(data).cast("B")
         while left:
-            left = left[self._file.write(left) :]
+            done = os.pwrite(self._file, left, at)
+            left, at = left[done:], at + done
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
         if self._lacking or any(size for _, size in self._left):
             raise ValueError("a tensor was never written, or not to its end")
         self.digest = self._hasher.hexdigest()
