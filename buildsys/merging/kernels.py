@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy
 
+from buildsys.tensors.counters import mixed
 from buildsys.tensors.formats import compiled
 
 U32, U64, F32, F64 = numpy.uint32, numpy.uint64, numpy.float32, numpy.float64
@@ -214,19 +215,10 @@ def column_products(rows, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _mixed(key, place):  # type: ignore[no-untyped-def]
-    """SplitMix64 (Steele et al. 2014) at a position of its sequence: 64 random bits that depend on key and position alone."""
-    z = key + (place + U64(1)) * U64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> U64(27))) * U64(0x94D049BB133111EB)
-    return z ^ (z >> U64(31))
-
-
-@compiled
 def keep_random(tau, start, key, bound, factor):  # type: ignore[no-untyped-def]
     """Keeps an entry, times `factor`, where its random 32 bits are below `bound` ≤ 2³²; the others become 0."""
     for i in range(tau.size):
-        kept = (_mixed(key, U64(start + i)) >> U64(32)) < bound
+        kept = (mixed(key, U64(start + i)) >> U64(32)) < bound
         tau[i] = tau[i] * factor if kept else F32(0)
 
 
@@ -245,7 +237,7 @@ def keep_by_rank(tau, start, key, ordered, density, epsilon, rescale):  # type: 
             m = abs(tau[i])
             rank = (numpy.searchsorted(known, m, side="left") + numpy.searchsorted(known, m, side="right")) * 0.5
             kept = density + epsilon * (rank / width - 0.5)
-            drawn = F64(_mixed(key, U64(start + i)) >> U64(32)) * (1.0 / 4294967296.0)
+            drawn = F64(mixed(key, U64(start + i)) >> U64(32)) * (1.0 / 4294967296.0)
             factor = F32(1.0 / kept) if rescale else F32(1)
             tau[i] = tau[i] * factor if drawn < kept else F32(0)
 
