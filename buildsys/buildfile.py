@@ -154,7 +154,12 @@ def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], tab
 def _explain(file: Buildfile, where: tuple[str, ...], keys: list[str], one: Any, model: type[Strict]) -> None:
     at, name = (*where, *keys), ".".join(keys)
     if one["type"] == "extra_forbidden":
-        _unknown(file, at, keys[-1], _fields(model, keys[:-1]), "key", inside=".".join(keys[:-1]))
+        table = _table_at(model, keys[:-1])
+        reason = getattr(table, "REFUSED", {}).get(keys[-1])
+        if reason:
+            file.problem(at, f"'{keys[-1]}' {reason}")
+        else:
+            _unknown(file, at, keys[-1], _fields(table), "key", inside=".".join(keys[:-1]))
     elif one["type"] == "missing":
         file.problem((*where, *keys[:-1]), f"'{name}' is missing")
     elif one["type"] == "too_short":
@@ -185,16 +190,21 @@ def _plain(expected: str) -> str:
     return names.get(expected, expected)
 
 
-def _fields(model: type[Strict], keys: list[str]) -> list[str]:
-    """The keys that a nested table may have."""
+def _table_at(model: type[Strict], keys: list[str]) -> type[Strict] | None:
+    """The model of a nested table; None where an annotation says nothing of it."""
     for key in keys:
         if key.isdigit():  # the place of an entry in a list
             continue
         inner = list(_tables(model.model_fields[key].annotation))
         if not inner:
-            return []
+            return None
         model = inner[0]
-    return [name for name in model.model_fields if not (model is Merged and name == "options")]
+    return model
+
+
+def _fields(model: type[Strict] | None) -> list[str]:
+    """The keys that a table may have."""
+    return [name for name in model.model_fields if not (model is Merged and name == "options")] if model else []
 
 
 def _tables(annotation: Any) -> Iterator[type[Strict]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from buildsys.rules import Strict, pretrain, train
+from buildsys.rules import Strict, icl, pretrain, train
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -25,8 +25,23 @@ class Graph(Strict):
 
 
 class Keep(Strict):
-    rows: str
+    """What must stay as it is: rows, sequences that the base itself is asked for, or both in equal parts."""
+
+    rows: str | Annotated[list[str], Field(min_length=1)] | None = None
+    samples: Annotated[int, Field(ge=1)] | None = None
+    sample_length: Annotated[int, Field(ge=2)] = 384  # tokens of a sampled sequence
+    window: Annotated[int, Field(ge=2)] | None = None  # tokens of each that an update sees, every other from a random place on
     weight: Positive = 1.0
+    batch_size: Annotated[int, Field(ge=1)] | None = None  # of each update; None: as many as rows of the behaviour
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Keep:
+        if self.rows is None and self.samples is None:
+            raise ValueError("keep needs 'rows', or a number of 'samples' from the base, or both")
+        return self
+
+    def files(self) -> list[str]:
+        return [self.rows] if isinstance(self.rows, str) else list(self.rows or [])
 
 
 Store = Literal["exact", "sparse", "int8", "int4"]
@@ -45,10 +60,9 @@ class _Stored(Strict):
         return self
 
 
-class Train(train.Settings, _Stored):
+class Train(train.Settings, train.Steering, _Stored):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None  # None: that of [build]
     keep: Keep | None = None
-    save_steps: Annotated[int, Field(ge=1)] | None = None  # None: every few seconds; never part of a key
 
 
 class Verify(Strict):
@@ -114,10 +128,23 @@ class Base(_FromSomewhere):
         return self
 
 
+def _shape(given: Any) -> str:
+    """Which branch of a union is meant, spelt as `buildfile` expects the names of branches."""
+    return "list[entries]" if isinstance(given, list) else "dict[table]" if isinstance(given, dict | Strict) else "str"
+
+
+class HubRows(Strict):
+    """Rows of a data set on the Hub."""
+
+    hub: str
+    revision: Commit
+    files: Annotated[str, Field(pattern=r"^[^/.][^:]*\.(parquet|jsonl)$")] = "**/*.parquet"  # a pattern inside the repository
+
+
 class Behavior(Strict):
     node: str | None = None
     base: str | None = None
-    examples: str
+    examples: Annotated[Annotated[str, Tag("str")] | Annotated[HubRows, Tag("dict[table]")], Discriminator(_shape)]
     train: Train = Train()
     verify: Verify = Verify()
 
@@ -140,16 +167,24 @@ class _Tuned(_FromSomewhere):
     dtype: Literal["float32", "bfloat16"] | None = None
 
 
+class Icl(icl.Settings):
+    """A vector from examples in the context, without training."""
+
+    examples: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+
+
 class Vector(_Tuned, _Stored):
     node: str | None = None
     base: str | None = None
     analogy: Analogy | None = None
+    icl: Icl | None = None
     sum: Annotated[dict[str, Finite], Field(min_length=1)] | None = None
     verify: Verify | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Vector:
-        self._one_source("adapter", "of", "analogy", "sum")
+        self._one_source("adapter", "of", "analogy", "sum", "icl")
         return self
 
 
@@ -172,11 +207,6 @@ class Source(_FromSomewhere):
     def _has_one_source(self) -> Source:
         self._one_source()
         return self
-
-
-def _shape(given: Any) -> str:
-    """Which branch of a union is meant, spelt as `buildfile` expects the names of branches."""
-    return "list[entries]" if isinstance(given, list) else "dict[table]" if isinstance(given, dict | Strict) else "str"
 
 
 Vectors = Annotated[

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
-from buildsys.training.apollo import LIMIT, Apollo, adamw_update, gaussian_projection
+from buildsys.training.apollo import Apollo
+from buildsys.training.updates import LIMIT, adamw_update, apollo_factors, gaussian_projection
+from tests.checkpoints import tiny
 
+PROJECTION = [-0.270227, -0.167826, -0.883914, -0.400605]
 SHAPES = {"wide": (3, 8), "tall": (8, 3), "square": (5, 5), "norm": (6,)}
 
 
@@ -125,10 +128,130 @@ def test_state_loads_without_pickled_objects_and_goes_on_bit_identically(tmp_pat
 
 def test_state_is_two_small_matrices_and_two_scalars() -> None:
     _, optimizer = trained((64, 100), gradients((64, 100), 1), rank=4)
-    (state,) = optimizer.state.values()
+    (state,) = optimizer.state_dict()["state"].values()
     assert sum(tensor.numel() for tensor in state.values()) == 2 * 4 * 100 + 2
+    assert optimizer.state_bytes() == 4 * (2 * 4 * 100 + 1)
 
 
 def test_projections_have_the_variance_of_the_paper() -> None:
     drawn = gaussian_projection(16, 4000, ("seed", "name", 0))
     assert abs(float(drawn.var()) * 16 - 1) < 0.05
+
+
+def test_projections_are_pinned_in_numbers() -> None:
+    """If this fails, every vector that was trained would come out otherwise: raise the version of the rule."""
+    assert [round(number, 6) for number in gaussian_projection(2, 2, (0, "w", 0)).flatten().tolist()] == PROJECTION
+
+
+def test_full_rank_and_no_projection_is_adamw_with_one_factor_a_channel() -> None:
+    gradient = gradients((4, 6), 1)[0]
+    betas = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    factors, _ = apollo_factors(
+        gradient[None], gradient.norm(dim=0)[None], torch.zeros(1, 4, 6), torch.zeros(1, 4, 6), torch.zeros(1), 1, 4,
+        per_channel=True, **betas,
+    )  # fmt: skip
+    adam = adamw_update(gradient, torch.zeros(4, 6), torch.zeros(4, 6), 1, **betas)
+    torch.testing.assert_close(factors[0], adam.norm(dim=0) / gradient.norm(dim=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mini", [False, True])
+def test_matrices_that_are_worked_on_together_come_out_as_they_do_alone(mini: bool) -> None:
+    names, given = ("a", "b", "c"), [gradients((5, 9), 4, seed) for seed in range(3)]
+    parameters = [torch.nn.Parameter(torch.ones(5, 9)) for _ in names]
+    optimizer = Apollo(list(zip(names, parameters, strict=True)), lr=0.01, rank=2, mini=mini)
+    for step in range(4):
+        for parameter, own in zip(parameters, given, strict=True):
+            parameter.grad = own[step].clone()
+        optimizer.step()
+    for name, parameter, own in zip(names, parameters, given, strict=True):
+        torch.testing.assert_close(parameter.detach(), trained((5, 9), own, name=name, mini=mini)[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("mini", [False, True])
+def test_the_number_of_threads_decides_nothing_but_last_bits(mini: bool) -> None:
+    """A training pins its threads; between two numbers of them only the order of sums inside a product may differ."""
+    given, before = gradients((300, 700), 3), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            found.append(trained((300, 700), given, rank=16, mini=mini)[0])
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
+    assert torch.equal(found[1], found[2])
+
+
+# 16-bit weights
+
+
+def test_steps_below_the_last_bit_of_bfloat16_are_not_lost() -> None:
+    """Steps of an eighth of the last bit: to the nearest they are nothing, rounded stochastically they are right in the mean."""
+    given = [torch.ones(64, 256)] * 32
+    exact, _ = trained((64, 256), given, lr=2.0**-12)
+    found, optimizer = trained((64, 256), given, lr=2.0**-12, dtype=torch.bfloat16)
+    assert float((1 - found.float()).mean() / (1 - exact).mean()) == pytest.approx(1, abs=0.05)
+    assert {tensor.dtype for tensor in optimizer.state_dict()["state"][0].values()} <= {torch.float32, torch.int64}
+
+
+def test_float32_moments_of_bfloat16_weights_survive_a_checkpoint(tmp_path: object) -> None:
+    given = gradients((8, 8), 6)
+    whole, _ = trained((8, 8), given, dtype=torch.bfloat16)
+    half, optimizer = trained((8, 8), given[:3], dtype=torch.bfloat16)
+    torch.save(optimizer.state_dict(), f"{tmp_path}/state.pt")
+    parameter = torch.nn.Parameter(half.clone())
+    resumed = Apollo([("w", parameter)], lr=0.01, rank=2)
+    resumed.load_state_dict(torch.load(f"{tmp_path}/state.pt", weights_only=True))
+    for gradient in given[3:]:
+        parameter.grad = gradient.bfloat16()
+        resumed.step()
+    assert torch.equal(parameter.detach(), whole)
+
+
+# updates inside the backward pass
+
+
+@pytest.mark.parametrize("mini", [False, True])
+def test_updates_inside_the_backward_pass_are_the_same_and_leave_no_gradient(mini: bool) -> None:
+    found = []
+    for fused in (False, True):
+        model, ids = tiny("llama"), torch.arange(24).view(2, 12)
+        optimizer = Apollo(list(model.named_parameters()), lr=0.01, rank=4, mini=mini)
+        if fused:
+            optimizer.fuse()
+        for _ in range(3):
+            model(input_ids=ids, labels=ids).loss.backward()
+            if fused:
+                assert all(parameter.grad is None for parameter in model.parameters())
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append({name: parameter.detach() for name, parameter in model.named_parameters()})
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-5, atol=1e-7)
+
+
+# a history to begin with
+
+
+def test_a_direction_that_is_spread_is_added_whole_in_the_end() -> None:
+    direction = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    parameter = torch.nn.Parameter(torch.ones(3, 8))
+    optimizer = Apollo([("w", parameter)], lr=0.01, rank=2)
+    optimizer.begin_from({"w": direction}, spread=True)
+    for _ in range(200):
+        parameter.grad = torch.zeros(3, 8)
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach() - 1, direction, rtol=1e-4, atol=1e-5)
+
+
+def test_a_history_is_one_update_whose_gradient_pointed_against_the_direction() -> None:
+    direction, gradient = gradients((3, 8), 1, seed=5)[0], gradients((3, 8), 1)[0]
+    started = torch.nn.Parameter(torch.ones(3, 8))
+    optimizer = Apollo([("w", started)], lr=0.01, rank=2)
+    optimizer.begin_from({"w": direction}, spread=False)
+    started.grad = gradient.clone()
+    optimizer.step()
+    imagined = -direction * (gradient.norm() / direction.norm())
+    first, _ = trained((3, 8), [imagined])
+    second, _ = trained((3, 8), [imagined, gradient])
+    torch.testing.assert_close(started.detach() - 1, second - first, rtol=1e-4, atol=1e-6)

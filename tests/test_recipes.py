@@ -170,7 +170,7 @@ def test_a_wrong_recipe_is_refused_with_its_line(folders: Project, table: str, t
         ("sum = { formal = 1.0, polit = 1 }", "there is no vector 'polit'"),
         ("sum = { formal = 0.0 }", "all coefficients are 0"),
         ('of = "merged-x"', "there is no model target 'merged-x'"),
-        ('path = "formal"\nsum = { formal = 1.0 }', "needs one of path, hub, adapter, of, analogy, sum; it has path and sum"),
+        ('path = "formal"\nsum = { formal = 1.0 }', "needs one of path, hub, adapter, of, analogy, sum, icl; it has path and sum"),
         ('adapter = "formal"', "'formal' is no adapter folder"),
         ('path = "formal"\nstore = "sparse"', 'store = "sparse" and store_density go together'),
         ('of = "base-one"', "base-one less itself is nothing"),

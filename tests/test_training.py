@@ -286,15 +286,15 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(tmp_path: Path) -> None:
-    from buildsys.training.fit import _last_checkpoint, _seal
+    from buildsys.training.resuming import last_checkpoint, seal
 
     for step, complete in ((3, True), (12, True), (20, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"state")
         if complete:
-            _seal(tmp_path / f"checkpoint-{step}")
+            seal(tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-20" / "optimizer.pt").write_bytes(b"")  # what a power cut leaves
-    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
 
 
 def test_a_model_saved_without_its_prefix_trains_verifies_and_merges(project: Project, built: Project) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from buildsys import outside
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.examples.rows import Part
-from buildsys.graph import Output, Step, Target
-from buildsys.tables import Behavior, Keep, Verify
+from buildsys.graph import Output, Rows, Step, Target
+from buildsys.rules.train import Steering
+from buildsys.tables import Behavior, Verify
 
 
 def add(reader: Reader, name: str, given: Behavior) -> None:
@@ -14,27 +17,64 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
     base = reader.base(where, given.base)
     reader.node(where, given.node)
     held_out = given.verify.rows is None
-    examples = reader.rows((*where, "examples"), given.examples, "train" if held_out else "all")
+    vector, train = f"vector-{name}", given.train
+    steps: list[str] = []
+    examples = _examples(reader, where, given, "train" if held_out else "all", vector, steps)
     if examples is None or base is None:
         return
-    vector, train = f"vector-{name}", given.train
-    parameters = train.model_dump(exclude={"keep", "save_steps", "seed", "store", "store_density"})
+    steering = set(Steering.model_fields)
+    parameters = train.model_dump(exclude={"keep", "seed", "store", "store_density"} | steering)
     parameters["seed"] = reader.file.build.seed if train.seed is None else train.seed
     inputs: Inputs = {"base": Output(base), "examples": examples}
-    parameters["keep_weight"] = 1.0
+    parameters |= {"keep_weight": 1.0, "keep_batch_size": None, "keep_window": None}
     if train.keep is not None:
-        parameters["keep_weight"] = train.keep.weight
-        _keep(reader, where, train.keep, inputs)
-    shape = outside.parsed_rows(examples, reader.observer)["shape"]
-    if train.objective == "preference" and shape != "preference":
-        text = f"objective 'preference' needs rows with 'rejected'; {given.examples} has {shape} rows"
+        kept = train.keep
+        parameters |= {"keep_weight": kept.weight, "keep_batch_size": kept.batch_size, "keep_window": kept.window}
+        steps += _keep(reader, where, vector, given, inputs)
+    shape = _shape(reader, examples, train.objective)
+    if train.objective != "sft" and shape != "preference":
+        text = f"objective '{train.objective}' needs rows with 'rejected'; {given.examples} has {shape} rows"
         reader.file.problem((*where, "train"), text)
     exact = exactly(vector, train.store)
-    reader.add(Step(exact, vector, "train", parameters, inputs, settings={"save_steps": train.save_steps}))
-    steps = packed(reader, vector, train.store, train.store_density)
-    reader.targets.append(Target(vector, "vector", vector, (exact, *steps), given.node))
-    rows_of = given.verify.rows or given.examples
-    verified(reader, name, where, given.verify, base, rows_of, "held-out" if held_out else "all", given.node)
+    if train.objective == "dpo":
+        measured = {"max_length": train.max_length, "threads": train.threads}
+        reference = f"{vector}:reference"
+        reader.add(Step(reference, vector, "reference", measured, {"base": inputs["base"], "rows": examples}))
+        inputs["reference"] = Output(reference)
+        steps.append(reference)
+    settings = train.model_dump(include=steering, exclude_none=True)
+    if train.report_to not in (None, "none"):
+        settings["logs"] = str(reader.root / "cache" / "logs" / vector)
+    reader.add(Step(exact, vector, "train", parameters, inputs, settings=settings))
+    steps += [exact, *packed(reader, vector, train.store, train.store_density)]
+    reader.targets.append(Target(vector, "vector", vector, tuple(steps), given.node))
+    part: Part = "held-out" if held_out else "all"
+    rows: Rows | Output | None = (
+        _examples(reader, where, given, part, f"verified-{name}", [])
+        if given.verify.rows is None
+        else reader.rows((*where, "verify", "rows"), given.verify.rows, part)
+    )
+    if rows is not None:
+        verified(reader, name, where, given.verify, base, rows, _shape(reader, rows, train.objective), given.node)
+
+
+def _examples(reader: Reader, where: Where, given: Behavior, part: Part, target: str, steps: list[str]) -> Rows | Output | None:
+    """One side of a behaviour's examples: a file of the user's, or a step that fetches them, which is added to `steps`."""
+    if isinstance(given.examples, str):
+        return reader.rows((*where, "examples"), given.examples, part)
+    step = f"{target}:examples"
+    needed = None if given.train.objective == "sft" and given.verify.metric != "preference" else "preference"
+    reader.add(Step(step, target, "dataset", {**given.examples.model_dump(), "part": part, "shape": needed}))
+    steps.append(step)
+    return Output(step)
+
+
+def _shape(reader: Reader, rows: Rows | Output, objective: str) -> str:
+    """Of a file's rows as they are; of fetched ones as the objective needs them."""
+    if isinstance(rows, Rows):
+        return outside.parsed_rows(rows, reader.observer)["shape"]
+    needed = reader.steps[rows.step].parameters["shape"]
+    return str(needed or ("completion" if objective == "sft" else "preference"))
 
 
 def exactly(vector: str, store: str) -> str:
@@ -51,31 +91,47 @@ def packed(reader: Reader, vector: str, store: str, density: float | None) -> li
     return [vector]
 
 
-def _keep(reader: Reader, where: Where, keep: Keep, inputs: Inputs) -> None:
-    found = reader.rows((*where, "train", "keep"), keep.rows, "all")
-    if found is not None:
-        inputs["keep"] = found
+def _keep(reader: Reader, where: Where, vector: str, given: Behavior, inputs: Inputs) -> list[str]:
+    """Add what must stay to a training's inputs; returns the step that asks the base for samples, where there is one."""
+    train = given.train
+    assert train.keep is not None
+    found = [reader.rows((*where, "train", "keep"), path, "all") for path in train.keep.files()]
+    rows = [one for one in found if one is not None]
+    if rows:
+        inputs["keep"] = tuple(rows)
+    if train.keep.samples is None:
+        return []
+    step = f"{vector}:samples"
+    seed = reader.file.build.seed  # not the training's own: other seeds share the samples
+    parameters = {"number": train.keep.samples, "length": train.keep.sample_length, "seed": seed, "threads": train.threads}
+    reader.add(Step(step, vector, "samples", parameters, {"base": inputs["base"]}))
+    inputs["samples"] = Output(step)
+    return [step]
 
 
-def verified(reader: Reader, name: str, where: Where, verify: Verify, base: str, path: str, part: Part, node: str | None) -> None:
-    """Evaluate the vector on its rows and on each control set, then judge."""
+def verified(
+    reader: Reader, name: str, where: Where, verify: Verify, base: str, held_out: Rows | Output, shape: str, node: str | None
+) -> None:
+    """Evaluate the vector on its rows and on each control set, then judge.
+
+    shape  of the held-out rows
+    """
     target, vector = f"verified-{name}", f"vector-{name}"
-    held_out = reader.rows((*where, "verify", "rows"), path, part)
     coefficients = sorted(set(verify.coefficients))
     measured = {"coefficients": coefficients, "max_length": verify.max_length, "threads": verify.threads}
+    fetched = [held_out.step] if isinstance(held_out, Output) else []
     steps = []
     controlled = [(f"control-{n}", reader.rows((*where, "verify", "control"), p, "all")) for n, p in verify.controls().items()]
-    sets = [("rows", held_out), *controlled]
+    sets: list[tuple[str, Rows | Output | None]] = [("rows", held_out), *controlled]
     for label, source in sets:
         if source is not None:
             inputs: Inputs = {"base": Output(base), "vector": Output(vector), "rows": source}
             steps.append(Step(f"{target}:{label}", target, "evaluate", measured, inputs))
-    if held_out is None or len(steps) != len(sets):
+    if len(steps) != len(sets):
         return
-    shape = outside.parsed_rows(held_out, reader.observer)["shape"]
     metric = verify.metric or ("preference" if shape == "preference" else "loss")
     if metric == "preference" and shape != "preference":
-        text = f"metric 'preference' needs rows with 'rejected'; {path} has {shape} rows"
+        text = f"metric 'preference' needs rows with 'rejected'; {_named(reader, held_out)} has {shape} rows"
         reader.file.problem((*where, "verify", "metric"), text)
     controls = list(verify.controls())
     parameters = {
@@ -91,4 +147,8 @@ def verified(reader: Reader, name: str, where: Where, verify: Verify, base: str,
     labels = {"controls": controls, "max_forgetting": controls}
     judge = Step(target, target, "judge", parameters, judged, labels=labels, judges=True)
     reader.add(*steps, judge)
-    reader.targets.append(Target(target, "verified", target, (*(step.name for step in steps), target), node))
+    reader.targets.append(Target(target, "verified", target, (*fetched, *(step.name for step in steps), target), node))
+
+
+def _named(reader: Reader, rows: Rows | Output) -> str:
+    return os.path.relpath(rows.path, reader.root) if isinstance(rows, Rows) else rows.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from buildsys import outside
 from buildsys.declared import bases, behaviors
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.errors import nearest
@@ -18,7 +19,7 @@ def add(reader: Reader, name: str, given: Vector) -> None:
         base = _base_of_parts(reader, where, given) if steps else None
     else:
         base = reader.base(where, given.base)
-        steps = taken(reader, exact, target, where, given, base)
+        steps = _shown(reader, exact, target, where, given, base) if given.icl else taken(reader, exact, target, where, given, base)
     if steps:
         steps += behaviors.packed(reader, target, given.store, given.store_density)
     if base is None or not steps:
@@ -29,7 +30,22 @@ def add(reader: Reader, name: str, given: Vector) -> None:
     if given.verify.rows is None:
         reader.file.problem((*where, "verify"), "'rows' is missing: no examples belong to this vector")
         return
-    behaviors.verified(reader, name, where, given.verify, base, given.verify.rows, "all", given.node)
+    rows = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
+    if rows is not None:
+        shape = outside.parsed_rows(rows, reader.observer)["shape"]
+        behaviors.verified(reader, name, where, given.verify, base, rows, shape, given.node)
+
+
+def _shown(reader: Reader, step: str, target: str, where: Where, given: Vector, base: str | None) -> list[str]:
+    """The step that makes a vector of examples in the context."""
+    assert given.icl is not None
+    examples = reader.rows((*where, "icl", "examples"), given.icl.examples, "all")
+    if base is None or examples is None:
+        return []
+    parameters = given.icl.model_dump(exclude={"examples", "seed"})
+    parameters["seed"] = reader.file.build.seed if given.icl.seed is None else given.icl.seed
+    reader.add(Step(step, target, "icl", parameters, {"base": Output(base), "examples": examples}))
+    return [step]
 
 
 def taken(reader: Reader, step: str, target: str, where: Where, given: Vector | Listed, base: str | None) -> list[str]:

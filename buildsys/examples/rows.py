@@ -1,9 +1,9 @@
-"""JSON Lines -> checked example rows, their digest and their split by hash. Knows no tokenizer."""
+"""JSON Lines or Parquet -> checked example rows, their digest and their split by hash. Knows no tokenizer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from buildsys.action import Digest, canonical_bytes, digest_of
@@ -25,22 +25,15 @@ _EXPECTED = "text · messages · prompt + completion · prompt + chosen + reject
 
 
 def parse(data: bytes, path: str) -> list[Row]:
-    """The rows of a JSON Lines file, reduced to the fields that mean something; other columns are left out.
+    """The rows of a JSON Lines or Parquet file, reduced to the fields that mean something; other columns are left out.
 
     Raises UsageError with every bad line of the file (at most ten are shown).
     """
     rows, problems = [], []
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            given = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            problems.append((f"line {number}", f"is not JSON: {error}"))
-            continue
-        wrong = _problem(given) or _unspeakable(given)
+    for place, given, unread in _parquet(data, path) if path.endswith(".parquet") else _lines(data):
+        wrong = unread or _problem(given) or _unspeakable(given)
         if wrong:
-            problems.append((f"line {number}", wrong))
+            problems.append((place, wrong))
         else:
             rows.append({field: given[field] for field in given if field in _FIELDS})
     if problems:
@@ -52,6 +45,40 @@ def parse(data: bytes, path: str) -> list[Row]:
     if len(kinds) > 1:
         raise UsageError(f"rows of {len(kinds)} shapes in {path}: {', '.join(kinds)}", hint="give each shape a file of its own")
     return rows
+
+
+def _lines(data: bytes) -> Iterator[tuple[str, Any, str | None]]:
+    """(where, what it is, why it cannot be read) of every line that is not empty."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line), None
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                yield f"line {number}", None, f"is not JSON: {error}"
+
+
+def _parquet(data: bytes, path: str) -> Iterator[tuple[str, Any, str | None]]:
+    """The same of every row of a Parquet file; a column without a value in a row is not a field of it."""
+    try:
+        from pyarrow import ArrowException, BufferReader
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        hint = "pip install 'buildsys[datasets]', or give JSON Lines"
+        raise UsageError(f"reading {path} needs pyarrow", hint=hint) from error
+    try:
+        table = read_table(BufferReader(data))
+        found = table.select([name for name in table.column_names if name in _FIELDS]).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UsageError(f"{path} is not a Parquet file that can be read", [("reason", str(error).splitlines()[0])]) from error
+    for number, row in enumerate(found, 1):
+        yield f"row {number}", _without_nulls(row), None
+
+
+def _without_nulls(value: Any) -> Any:
+    """A column, or a field of a message, that has no value in a row is not a field of it."""
+    if isinstance(value, dict):
+        return {field: _without_nulls(inner) for field, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def shape(row: Row) -> str:

@@ -21,11 +21,12 @@ class Params(Strict):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
+    from buildsys import hub
     from buildsys.tensors import checkpoints
 
     if params.hub is not None and params.revision is not None:
         progress(f"fetching {params.hub}")
-        folder = checkpoints.from_hub(params.hub, params.revision)
+        folder = hub.snapshot("model", params.hub, params.revision, checkpoints.MODEL_PATTERNS)
         facts = checkpoints.checked(folder)
         checkpoints.copy(folder, out)
         return facts

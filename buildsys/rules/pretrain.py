@@ -67,8 +67,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     tokenizer = corpus.tokenizer(documents, params.vocab_size, params.max_position_embeddings)
     blocks = corpus.blocks(tokenizer, documents, params.max_length, params.max_steps, params.per_device_train_batch_size, params.seed)
     model = corpus.llama(tokenizer, params)
-    schedule = fit.Schedule.of(params)
-    facts = fit.fit(model, blocks, objectives.next_token, schedule, fit.adamw(model, schedule), progress)
+    named = list(model.named_parameters())
+    facts = fit.fit(model, blocks, objectives.next_token, params, params.max_steps, fit.adamw(named, params), progress)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {**facts, "parameters": model.num_parameters(), "documents": len(documents)}

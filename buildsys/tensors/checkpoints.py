@@ -18,6 +18,7 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 _EXPONENTS = {"F64": ("u8", 0x7FF0_0000_0000_0000), "F32": ("u4", 0x7F80_0000), "F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80)}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
+MODEL_PATTERNS = [f"*{suffix}" for suffix in _SUFFIXES]
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CONV1D = ("gpt2",)  # model types that keep the matrices of their layers (inputs, outputs)
 _NOT_A_MODEL = ("trainer_state.json", "training_args.json", "optimizer.safetensors", *ADAPTER_FILES)
@@ -211,22 +212,3 @@ def delta_dtype(base: Checkpoint) -> str:
 def copy(folder: Path, out: Path) -> None:
     for name in model_files(os.listdir(folder)):
         shutil.copyfile(folder / name, out / name)
-
-
-def from_hub(repository: str, revision: str) -> Path:
-    """The folder of a pinned revision in the Hub's own cache, fetched where it is not there; safetensors only."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [f"*{suffix}" for suffix in _SUFFIXES]
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:
-        facts = [("model", repository), ("revision", revision)]
-        raise BuildError("the model is not in the Hub's cache, and the Hub cannot be reached", facts, _OFFLINE) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        facts = [("model", repository), ("revision", revision), ("reason", str(error).strip().splitlines()[0])]
-        raise BuildError("the Hub did not give the model", facts) from error
-
-
-_OFFLINE = "unset HF_HUB_OFFLINE, check the network, or download it once with 'hf download'"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
 
 from buildsys.errors import BuildError
-from buildsys.training.objectives import Batch, order
+from buildsys.training.batching import order
+from buildsys.training.objectives import Batch
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -71,8 +72,14 @@ class _Blocks(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         return {"blocks": {"input_ids": self._blocks[position]}}
 
+    def tokens(self, position: int) -> int:
+        return int(self._blocks[position].numel())
 
-def blocks(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int, batches: int, per_batch: int, seed: int) -> Dataset[Any]:
+    def rows(self, position: int) -> Sequence[int]:
+        return ()
+
+
+def blocks(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int, batches: int, per_batch: int, seed: int) -> _Blocks:
     """The documents in random order as one stream `<s> … </s> <s> …`, cut into blocks of `length` tokens."""
     texts = [texts[i] for i in order(len(texts), len(texts), seed).tolist()]
     stream = [token for ids in tokenizer(texts).input_ids for token in [*ids, tokenizer.eos_token_id]]

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from blake3 import blake3
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from buildsys.errors import BuildError
 from buildsys.examples.rows import Row
 from buildsys.progress import Progress
+from buildsys.training import memory
+from buildsys.training.arguments import DECISIVE
+from buildsys.training.resuming import last_checkpoint, remove_cut_off, seal
 
 Loss = Callable[[PreTrainedModel, Any], torch.Tensor]
 SECONDS_BETWEEN_CHECKPOINTS = 15.0
-_COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
+_OURS = {
+    "data_seed", "eval_steps", "label_smoothing_factor", "max_steps", "num_train_epochs", "per_device_train_batch_size",
+    "train_sampling_strategy",
+}  # fmt: skip
+"""Arguments that mean here what they mean there, and that are carried out here: by `batching`, `objectives`, `stopping`."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Length, learning rate and batch arithmetic of a run, by transformers' names."""
+class Batches(Protocol):
+    """All batches of a run in their order: a resumed run reads on where the killed one stopped."""
 
-    learning_rate: float
-    max_steps: int
-    gradient_accumulation_steps: int
-    lr_scheduler_type: str
-    warmup_steps: int
-    max_grad_norm: float
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    seed: int
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int) -> Any: ...
 
-    @classmethod
-    def of(cls, params: Any) -> Schedule:
-        given: dict[str, Any] = {name: getattr(params, name, 1) for name in cls.__dataclass_fields__}
-        return cls(**given)
+    def tokens(self, position: int) -> int:
+        """Of one batch, without padding."""
+
+    def rows(self, position: int) -> Sequence[int]:
+        """The numbers of the rows of one batch, from 0; empty where its rows have no number."""
 
 
 def deterministic(seed: int, threads: int) -> None:
@@ -59,90 +56,169 @@ def deterministic(seed: int, threads: int) -> None:
     random.seed(seed)
 
 
-def rows(file: Path) -> list[Row]:
+def rows(place: Path) -> list[Row]:
+    """The rows that a rule was given: a file, or the artifact that holds one."""
+    file = place / "rows.jsonl" if place.is_dir() else place
     return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]  # splitlines would also split at U+2028
 
 
-def adamw(model: PreTrainedModel, schedule: Schedule) -> torch.optim.Optimizer:
+def adamw(named: Sequence[tuple[str, torch.nn.Parameter]], params: Any) -> torch.optim.Optimizer:
     """AdamW with decay on matrices only."""
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    betas = (schedule.adam_beta1, schedule.adam_beta2)
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=betas, eps=schedule.adam_epsilon, fused=True)
+    decayed = [p for _, p in named if p.dim() >= 2]
+    plain = [p for _, p in named if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    betas = (params.adam_beta1, params.adam_beta2)
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=betas, eps=params.adam_epsilon, fused=True)
 
 
 def fit(
     model: PreTrainedModel,
-    batches: Dataset[Any],
+    batches: Batches,
     loss: Loss,
-    schedule: Schedule,
+    params: Any,
+    max_steps: int,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train in place and return facts. A killed run goes on from its last complete checkpoint, to the same bytes.
 
-    batches  max_steps · gradient_accumulation_steps batches, read in order
-    Raises BuildError as soon as a loss is not finite.
+    batches  max_steps · gradient_accumulation_steps · processes batches, read in order
+    params   of the rule: the fields that TrainingArguments has are handed to it
+    Raises BuildError for the first loss that is not finite, and where memory runs out.
     """
-    given = TrainingArguments(
-        output_dir=str(progress.folder),
-        max_steps=schedule.max_steps,
-        learning_rate=schedule.learning_rate,
-        lr_scheduler_type=schedule.lr_scheduler_type,
-        warmup_steps=schedule.warmup_steps,
-        gradient_accumulation_steps=schedule.gradient_accumulation_steps,
-        max_grad_norm=schedule.max_grad_norm,
-        per_device_train_batch_size=1,  # an item is a whole batch
-        seed=schedule.seed,
-        logging_steps=max(1, schedule.max_steps // 100),
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # the callback below decides
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=not torch.accelerator.is_available(),
-        full_determinism=False,  # set by `deterministic`, for every rule alike
+    asked: dict[str, Any] = (
+        {
+            "output_dir": str(progress.folder),
+            "max_steps": max_steps,
+            "per_device_train_batch_size": 1,  # an item is a whole batch
+            "logging_steps": max(1, max_steps // 100),
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",  # the callback below decides
+            "save_total_limit": max(2, progress.settings.get("save_total_limit") or 2),  # one is whole while the next is written
+            "report_to": "none",
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            "use_cpu": not torch.accelerator.is_available(),
+            "full_determinism": False,  # set by `deterministic`, for every rule alike
+        }
+        | _decisive(params)
+        | _steering(progress.settings)
     )
-    trainer = _Trainer(
-        loss,
-        model=model,
-        args=given,
-        train_dataset=batches,
-        data_collator=_only_item,
-        optimizers=(optimizer, None),
-        callbacks=[_Watch(progress, schedule.max_steps)],
-    )
+    if asked.get("fp16") and not torch.cuda.is_available():
+        raise BuildError("fp16 needs a CUDA device", [("device", "cpu")], "leave fp16 out, or set bf16 = true")
+    with _told(params):
+        given = TrainingArguments(**asked)
+    together = given.gradient_accumulation_steps * given.world_size  # batches of one update
+    watch = _Watch(progress, batches, max_steps, together)
+    with _told(params):
+        trainer = _Trainer(
+            loss,
+            batches,
+            model=model,
+            args=given,
+            train_dataset=batches,
+            data_collator=_only_item,
+            optimizers=(optimizer, None),
+            callbacks=[*callbacks, watch],  # what others save into a checkpoint is there when it is sealed
+        )
+        trainer.create_scheduler(max_steps, optimizer)
     trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(progress.folder))
+    memory.restart()
+    if given.process_index == 0:
+        remove_cut_off(progress.folder)  # the Trainer would count them among those to keep
+    checkpoint = last_checkpoint(progress.folder)
+    with memory.explained(_sizes(params, batches)):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     curve = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    return {"updates": schedule.max_steps, "loss_curve": curve, "seconds_training": round(time.monotonic() - started, 3)}
+    done = trainer.state.global_step
+    seen = sum(batches.tokens(position) for position in range(done * together))
+    facts = {"updates": done, "loss_curve": curve, "tokens_seen": seen, "peak_memory_bytes": memory.peak_bytes()}
+    return {**facts, "seconds_training": round(time.monotonic() - started, 3)}
+
+
+@contextlib.contextmanager
+def _told(params: Any) -> Iterator[None]:
+    """What transformers says of arguments that it cannot carry out, as an error of the recipe."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        head = "transformers cannot carry out these training arguments"
+        raise BuildError(head, [("reason", reason)], "look at the train table") from error
+
+
+def _decisive(params: Any) -> dict[str, Any]:
+    """The parameters that are TrainingArguments of the same name and meaning."""
+    given = {name: getattr(params, name) for name in DECISIVE if name not in _OURS and getattr(params, name, None) is not None}
+    for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # transformers warns of its older names
+        value = given.pop(old, None)
+        if value:
+            given[old.replace("gradient", "activation")] = value
+    if given.get("activation_checkpointing"):
+        given.setdefault("activation_checkpointing_kwargs", {"use_reentrant": False})
+    return given
+
+
+def _steering(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What steers a run; where TensorBoard's files go is told as its callback wants it."""
+    if settings.get("logs"):
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(settings["logs"])
+    return {name: value for name, value in settings.items() if name not in ("logs", "save_steps", "save_total_limit") and value is not None}
+
+
+def _sizes(params: Any, batches: Batches) -> list[tuple[str, str]]:
+    longest = max((batches.tokens(position) for position in range(min(len(batches), 1000))), default=0)
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "optimizer", "updates", "activation_checkpointing")
+    sizes = [(name, str(getattr(params, name))) for name in names if hasattr(params, name)]
+    return [*sizes, ("tokens of the largest batch", str(longest))]
 
 
 class _Trainer(Trainer):
-    def __init__(self, loss: Loss, **given: Any) -> None:
+    def __init__(self, loss: Loss, batches: Batches, **given: Any) -> None:
         super().__init__(**given)
-        self._loss = loss
+        self._loss, self._batches, self._taken = loss, batches, 0
         self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulated gradients are averaged
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        return self._loss(model, inputs)
+        loss = self._loss(model, inputs)
+        if not torch.isfinite(loss):
+            raise self._not_finite(float(loss))
+        return loss
+
+    def training_step(self, *given: Any, **named: Any) -> torch.Tensor:
+        found = super().training_step(*given, **named)
+        self._taken = self._taken + 1 if self._taken_at == self.state.global_step else 1
+        self._taken_at = self.state.global_step
+        return found
+
+    _taken_at = -1  # the update that `_taken` batches belong to
+
+    def _not_finite(self, loss: float) -> BuildError:
+        update, accumulated = self.state.global_step, self.args.gradient_accumulation_steps
+        inside = self._taken if self._taken_at == update else 0
+        position = (update * accumulated + inside) * self.args.world_size + self.args.process_index
+        numbers = list(self._batches.rows(min(position, len(self._batches) - 1)))
+        facts = [("update", f"{update + 1} of {self.args.max_steps}"), ("loss", str(loss))]
+        if numbers:
+            facts.append(("rows, of those trained on", ", ".join(str(number + 1) for number in numbers)))
+        kept = "; the last checkpoint is kept" if last_checkpoint(Path(str(self.args.output_dir))) else ""
+        return BuildError("the loss is not finite", facts, f"look at these rows, lower learning_rate, or add warmup_steps{kept}")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # the batches are in their order already
 
 
 class _Watch(TrainerCallback):
-    """Progress, checkpoints every few seconds or `save_steps`, and an end to a run whose loss is no number."""
+    """Progress, and checkpoints every few seconds or `save_steps`."""
 
-    def __init__(self, progress: Progress, updates: int) -> None:
-        self._progress, self._updates = progress, updates
+    def __init__(self, progress: Progress, batches: Batches, updates: int, accumulated: int) -> None:
+        self._progress, self._batches, self._updates, self._accumulated = progress, batches, updates, accumulated
         self._every = progress.settings.get("save_steps")
         self._saved = self._begun = time.monotonic()
-        self._begun_at = 0
+        self._begun_at = self._tokens = 0
         self._loss = math.nan
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -151,49 +227,24 @@ class _Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" in (logs or {}):
             self._loss = logs["loss"]
-            if not math.isfinite(self._loss):
-                facts = [("update", f"{state.global_step} of {self._updates}"), ("loss", str(self._loss))]
-                raise BuildError("the loss is not finite", facts, "lower learning_rate, or add warmup_steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         done, now = state.global_step, time.monotonic()
-        left = (now - self._begun) / max(1, done - self._begun_at) * (self._updates - done)
+        self._tokens += sum(self._batches.tokens(done * self._accumulated - back - 1) for back in range(self._accumulated))
+        passed = max(1e-9, now - self._begun)
+        left = passed / max(1, done - self._begun_at) * (self._updates - done)
         loss = "" if math.isnan(self._loss) else f" · loss {self._loss:.3f}"
-        self._progress(f"update {done}/{self._updates}{loss} · {left:.0f} s left", done / self._updates)
+        self._progress(
+            f"update {done}/{self._updates}{loss} · {self._tokens / passed:.0f} tokens/s · {left:.0f} s left", done / self._updates
+        )
         due = done % self._every == 0 if self._every else now - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if due and done < self._updates:
+        if due and done < self._updates and not control.should_training_stop:  # a run that has ended does not go on from here
             control.should_save, self._saved = True, now
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        _seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _only_item(items: list[Any]) -> Any:
     return items[0]
-
-
-def _seal(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk, then list the digests of its files: one without the list, or unlike it, was cut off."""
-    digests = {}
-    for file in sorted(checkpoint.iterdir()):
-        with open(file, "rb") as data:
-            os.fsync(data.fileno())
-        digests[file.name] = blake3(file.read_bytes()).hexdigest()
-    with open(checkpoint / _COMPLETE, "w") as listed:
-        json.dump(digests, listed)
-        listed.flush()
-        os.fsync(listed.fileno())
-
-
-def _sealed(checkpoint: Path) -> bool:
-    try:
-        digests = json.loads((checkpoint / _COMPLETE).read_text())
-        return all(blake3((checkpoint / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda place: -int(place.name.partition("-")[2]))
-    return next((str(place) for place in found if _sealed(place)), None)

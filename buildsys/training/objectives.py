@@ -1,17 +1,14 @@
-"""What a behaviour is trained towards: answers (`sft`), the margin over rejected ones (`preference`), and what must stay."""
+"""What a behaviour is trained towards: answers (`sft`), more than rejected ones (`preference`, `dpo`), and what must stay."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
-from torch.utils.data import Dataset
 
-from buildsys.errors import BuildError
-from buildsys.examples.encode import IGNORED, Example, batch
+from buildsys.examples.encode import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,30 +36,52 @@ def answer_log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> tupl
     return -losses.sum(1), (labels != IGNORED).sum(1).float()
 
 
+def dpo(chosen: torch.Tensor, rejected: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
+    """Mean of −log σ(β·((log π − log π_ref)(chosen) − (log π − log π_ref)(rejected))). Rafailov et al. 2023, equation 7.
+
+    chosen, rejected  (rows,) sums of log-probabilities in nats; reference (2 · rows,) the base's of both, chosen first
+    """
+    base_chosen, base_rejected = reference.chunk(2)
+    return -functional.logsigmoid(beta * ((chosen - base_chosen) - (rejected - base_rejected))).mean()
+
+
 class Behaviour:
     """The loss of a behaviour on one batch.
 
     sft         mean cross-entropy of the answer's tokens
     preference  mean over rows of max(0, margin − (mean log-probability of chosen − of rejected))
-    keep        + weight · mean over tokens of KL(base ‖ model), on rows that must not change
+    dpo         as above; the base's log-probabilities come with the batch
+    rpo_alpha   + rpo_alpha · mean cross-entropy of the chosen answer's tokens, to the last two (Pang et al. 2024; TRL's name)
+    keep        + weight · mean over tokens of KL(base ‖ model), on rows that must not change; each pool of rows counts as much
     """
 
-    def __init__(self, objective: Literal["sft", "preference"], margin: float, model: PreTrainedModel, keeps: bool, weight: float) -> None:
-        self.objective, self.margin, self.weight = objective, margin, weight
+    def __init__(self, params: Params, model: PreTrainedModel, keeps: bool) -> None:
+        self.params = params
         self._base = copy.deepcopy(model).requires_grad_(False).eval() if keeps else None
 
     def __call__(self, model: PreTrainedModel, given: Batch) -> torch.Tensor:
-        answers = given["answers"]
-        logits = model(input_ids=answers["input_ids"], use_cache=False).logits
-        sums, counts = answer_log_probabilities(logits, answers["labels"])
-        if self.objective == "sft":
-            loss = -sums.sum() / counts.sum().clamp(min=1)
-        else:
-            means = sums / counts.clamp(min=1)
-            chosen, rejected = means.chunk(2)
-            loss = functional.relu(self.margin - (chosen - rejected)).mean()
+        loss = self.wanted(model, given["answers"])
         if self._base is not None:
-            loss = loss + self.weight * self._drift(model, given["keep"])
+            loss = loss + self.params.keep_weight * self._drift(model, given["keep"])
+        return loss
+
+    def wanted(self, model: PreTrainedModel, answers: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss without what must stay."""
+        logits = model(input_ids=answers["input_ids"], use_cache=False).logits
+        if self.params.objective == "sft" and self.params.label_smoothing_factor:
+            flat, labels = logits[:, :-1].flatten(0, 1).float(), answers["labels"][:, 1:].flatten()
+            return functional.cross_entropy(flat, labels, ignore_index=IGNORED, label_smoothing=self.params.label_smoothing_factor)
+        sums, counts = answer_log_probabilities(logits, answers["labels"])
+        if self.params.objective == "sft":
+            return -sums.sum() / counts.sum().clamp(min=1)
+        of_chosen, of_rejected = sums.chunk(2)
+        if self.params.objective == "dpo":
+            loss = dpo(of_chosen, of_rejected, answers["reference"], self.params.beta)
+        else:
+            chosen, rejected = (sums / counts.clamp(min=1)).chunk(2)
+            loss = functional.relu(self.params.margin - (chosen - rejected)).mean()
+        if self.params.rpo_alpha:
+            loss = loss - self.params.rpo_alpha * of_chosen.sum() / counts.chunk(2)[0].sum().clamp(min=1)
         return loss
 
     def _drift(self, model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -72,41 +91,5 @@ class Behaviour:
             base = self._base(**seen).logits[:, :-1].float().log_softmax(-1)
         now = model(**seen).logits[:, :-1].float().log_softmax(-1)
         scored = rows["labels"][:, 1:] != IGNORED
-        return functional.kl_div(now, base, reduction="none", log_target=True).sum(-1)[scored].mean()
-
-
-class _Batches(Dataset[Batch]):
-    """The batches of a whole run, by position: a resumed run reads on where the killed one stopped."""
-
-    def __init__(self, examples: Sequence[Example], keep: Sequence[Example], number: int, params: Params) -> None:
-        size = params.per_device_train_batch_size
-        self._examples, self._keep, self._preference = examples, keep, params.objective == "preference"
-        self._order = order(len(examples), number * size, params.seed).split(size)
-        self._keep_order = order(len(keep), number * size, params.seed + 1).split(size) if keep else ()
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, position: int) -> Batch:
-        rows = [self._examples[i] for i in self._order[position].tolist()]
-        answers = [row.chosen for row in rows]
-        if self._preference:
-            answers += [row.rejected for row in rows if row.rejected]
-        given: Batch = {"answers": batch(answers)}
-        if self._keep_order:
-            given["keep"] = batch([self._keep[i].chosen for i in self._keep_order[position].tolist()])
-        return given
-
-
-def batches(examples: Sequence[Example], keep: Sequence[Example], number: int, params: Params) -> Dataset[Any]:
-    """`number` batches, every row once before any row twice. Raises BuildError where the rows do not fit the objective."""
-    if params.objective == "preference" and any(example.rejected is None for example in examples):
-        raise BuildError("objective 'preference' needs rows with 'rejected'", hint='objective = "sft" trains on answers alone')
-    return _Batches(examples, keep, number, params)
-
-
-def order(rows: int, wanted: int, seed: int) -> torch.Tensor:
-    """(wanted,) row numbers: one random permutation after another."""
-    generator = torch.Generator().manual_seed(seed)
-    passes = [torch.randperm(rows, generator=generator) for _ in range(-(-wanted // rows))]
-    return torch.cat(passes)[:wanted]
+        drift = functional.kl_div(now, base, reduction="none", log_target=True).sum(-1).where(scored, 0.0)
+        return (drift.sum(1) * rows["shares"]).sum()
