@@ -1,18 +1,15 @@
 """Three real behaviours on a real model: what small stores cost each, and what merge methods make of the three with their defaults."""
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 
-from bench import projects
+from bench import projects, stories
 from bench.evaluated import evaluated
-from bench.table import Row, command
+from bench.stories import REAL, ROWS
+from bench.table import Row, at_least, at_most, command
 
-ROOT = Path(__file__).parents[1]
-REAL = Path(os.environ.get("BUILDSYS_REAL", ROOT.parent / "shared" / "real"))
-ROWS = {"british": "british-english", "pirate": "pirate-talk", "rename": "rename-lily"}
 STORES = {
     "exact": "",
     "sparse, a fifth": 'store = "sparse"\nstore_density = 0.2\n',
@@ -33,7 +30,7 @@ def measure() -> list[Row]:
         return [Row(f"not measured: no real model in {REAL.name}/, BUILDSYS_REAL names another place", 0, "")]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        text = (ROOT / "tests" / "real" / "Buildfile.toml").read_text().replace("../../../shared/real", str(REAL))
+        text = stories.buildfile(root)
         text = text[text.index("[defaults.train]") : text.index("[behavior.kjv]")]
         for number, store in enumerate(STORES.values()):
             for name, rows in ROWS.items():
@@ -44,7 +41,18 @@ def measure() -> list[Row]:
             text += "vectors = { british = 1.0, pirate = 1.0, rename = 1.0 }\n"
         (root / "Buildfile.toml").write_text(text)
         subprocess.run([*projects.build_command(), "-q", "-k", "verified-*", "merged-*"], cwd=root, check=False)
-        return [*_stores(root), *_methods(root)]
+        return [*_alone(root), *_stores(root), *_methods(root)]
+
+
+def _alone(root: Path) -> list[Row]:
+    """Preference and forgetting of each behaviour alone at coefficient 1."""
+    rows = []
+    for name, wanted in {"british": 0.95, "pirate": 0.90, "rename": 0.95}.items():
+        verdict = json.loads((root / f"cache/out/verified-{name}/verdict.json").read_text())
+        found = next(row for row in verdict["table"] if row["coefficient"] == 1.0)
+        rows.append(at_least(f"{name} alone", round(found["preference"], 4), wanted, "pref."))
+        rows.append(at_most(f"{name} alone: rise of the control loss", 100 * found["forgetting"]["control"], 5, "%"))
+    return rows
 
 
 def _stores(root: Path) -> list[Row]:
