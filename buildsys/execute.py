@@ -5,6 +5,7 @@ doit asks for a task's status only after everything it needs has finished, so a 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,12 +70,23 @@ class Outcome:
 def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, jobs: int, keep_going: bool) -> Outcome:
     """Make what the plan found stale, and put every finished target where people use it. Raises Interrupted on Ctrl-C."""
     run = _Run(plan, cache, observer, watcher, jobs)
+    seen: list[int] = []
+
+    def interrupted(number: int, frame: Any) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
     try:
-        return run.all(keep_going)
+        outcome = run.all(keep_going)
+        if seen:  # Python drops what is raised inside a callback of its own
+            raise KeyboardInterrupt
+        return outcome
     except KeyboardInterrupt as error:
         hint = "what was finished is kept; a training goes on from its last checkpoint"
         raise Interrupted("interrupted", hint=hint) from error
     finally:
+        signal.signal(signal.SIGINT, before)
         run.workers.close()
 
 

@@ -121,10 +121,10 @@ SOURCES = {
     "merge": (2, "9063d7dc8e09a8db"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "0b22c7162b3db38f"),
-    "pretrain": (1, "754682f1a45e2408"),
+    "pretrain": (1, "398943a5b643e2c9"),
     "reference": (1, "f39efdf8851f16da"),
     "samples": (1, "ffc294fa595b4b9f"),
-    "train": (2, "1cae2a9bfc9d3130"),
+    "train": (2, "39f0eb5d18b4d18c"),
 }
 
 

@@ -416,10 +416,10 @@ def test_a_loss_that_is_no_number_names_the_update_and_the_rows(built: Project) 
     said = failed(built, "learning_rate = 1e30, per_device_train_batch_size = 3")
     lines = said.splitlines()
     assert lines[0] == "error: vector-later: the loss is not finite"
-    facts = dict(line.split(maxsplit=1) for line in lines[1:-1])
+    facts = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines[1:-1])
     assert facts["update"] == "2 of 12"
     assert facts["loss"] in ("nan", "inf")
-    assert len(facts["rows"].split(", ")) == 3
+    assert len(facts["rows, of those trained on"].split(", ")) == 3
     assert lines[-1].startswith("hint: look at these rows, lower learning_rate, or add warmup_steps")
 
 

@@ -170,21 +170,24 @@ def test_too_few_rows_start_cold(words: Any) -> None:
 # on the example's base, which learns in context
 
 ROOT = Path(__file__).parents[1]
+SHOWN = """
+[vector.shown]
+icl    = { examples = "behaviors/voice.jsonl" }
+verify = { rows = "behaviors/voice.eval.jsonl", metric = "loss", min_gain = 0.1, coefficients = [1.0] }
+[behavior.warm]
+examples = "behaviors/voice.jsonl"
+train    = { max_steps = 8, warm_start = { shots = 5 } }
+verify   = { rows = "behaviors/voice.eval.jsonl" }
+"""
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("example"))
-    for name in ("corpus", "behaviors", "memory"):
+    for name in ("corpus", "behaviors"):
         (project.root / name).symlink_to(ROOT / name)
     text = (ROOT / "Buildfile.toml").read_text()
-    verify = 'verify = { rows = "behaviors/voice.eval.jsonl", metric = "loss", min_gain = 0.1, control = {}, coefficients = [1.0] }'
-    project.buildfile(
-        text[: text.index("[merged.v1]")].replace("max_forgetting = {", "# max_forgetting = {").replace("control        =", "# control =")
-        + f'[vector.shown]\nicl = {{ examples = "behaviors/voice.jsonl" }}\n{verify.replace("control = {}, ", "")}\n'
-        + '[behavior.warm]\nexamples = "behaviors/voice.jsonl"\nverify = { rows = "behaviors/voice.eval.jsonl" }\n'
-        + 'train = { objective = "sft", max_steps = 8, warm_start = { shots = 5 } }\n'
-    )
+    project.buildfile(text[text.index("[base.tiny]") : text.index("[behavior.listening]")] + SHOWN)
     ran = project.build("verified-shown", "vector-warm", "-q")
     assert ran.code == 0, ran.stderr
     return project

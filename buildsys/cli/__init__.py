@@ -9,7 +9,12 @@ import sys
 def main() -> None:
     """Entry point of the `build` script."""
     try:
-        sys.exit(_main())
+        code = _main()
+        if code == 130:  # everything that ran was killed: what the interpreter does at its end would only stumble over it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
     except KeyboardInterrupt:  # before, or after, there was anything to interrupt
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -68,6 +68,8 @@ def take_part(request: Path, made: Callable[..., Params]) -> None:
 
     made  parameters from what `model_dump` gave
     """
+    import torch
+
     from buildsys.training import compiler, fit
 
     given, first = json.loads(request.read_text()), os.environ.get("RANK", "0") == "0"
@@ -87,6 +89,9 @@ def take_part(request: Path, made: Callable[..., Params]) -> None:
         raise SystemExit(1) from error
     if first:
         (folder / _FACTS).write_text(json.dumps(facts))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # who leaves first takes a connection away that the others still use
+        torch.distributed.destroy_process_group()
 
 
 def _end_with(process: int) -> None:
