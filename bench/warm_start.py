@@ -113,8 +113,9 @@ def noticed(behaviours: Sequence[Behaviour]) -> list[Row]:
         found = [run(one, 1e-3, 2, seed, [], "constant", WarmStart().into) for seed in SEEDS]
         jumps = [each.jump for each in found if each.jump is not None]
         left = sum(bool(jump.cold_because) for jump in jumps)
-        helped = statistics.mean(jump.losses["in_context"] / jump.losses["zero_shot"] for jump in jumps if jump.losses)
-        what = f"real, {one.name}: starts left cold {left} of {len(jumps)}, loss in context {helped:.2f} of zero-shot"
+        helped = [jump.losses["in_context"] / jump.losses["zero_shot"] for jump in jumps if jump.losses]
+        said = f"loss in context {statistics.mean(helped):.2f} of zero-shot" if helped else "no context of them fits"
+        what = f"real, {one.name}: starts left cold {left} of {len(jumps)}, {said}"
         rows.append(at_most(f"{what}, run of {max(LENGTHS)}", 1 + max(each.cost for each in found) / max(LENGTHS), 1.05, "×"))
     return rows
 
