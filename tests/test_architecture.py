@@ -116,15 +116,15 @@ SOURCES = {
     "dataset": (1, "dbf100441d0d957b"),
     "evaluate": (1, "09ec05128e0e385e"),
     "extract": (2, "85f885636144b3e7"),
-    "icl": (1, "aa0564ea75154911"),
+    "icl": (1, "0548bd7d58817729"),
     "judge": (1, "73425d9908d30617"),
     "merge": (2, "9063d7dc8e09a8db"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "0b22c7162b3db38f"),
-    "pretrain": (1, "398943a5b643e2c9"),
+    "pretrain": (1, "7f74ee090e02b7ea"),
     "reference": (1, "f39efdf8851f16da"),
     "samples": (1, "ffc294fa595b4b9f"),
-    "train": (2, "39f0eb5d18b4d18c"),
+    "train": (2, "1fd9b53b859efe10"),
 }
 
 

@@ -37,7 +37,7 @@ OUTPUTS = {
 FIRST = 2  # a row is a query once it has this many before it
 RIDGE = 0.5  # λ, as a share of the mean square of z
 LARGEST = 1.0  # of ‖ΔW‖ / ‖W‖, for each matrix
-HELPS = 0.95  # a context that leaves more than this share of the loss is not worth a jump
+HELPS = 0.9  # a context that leaves more than this share of the loss is not worth a jump
 CHECKED = 4  # rows outside the contexts on which the jump has to lower the loss
 
 
