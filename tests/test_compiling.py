@@ -18,15 +18,14 @@ from buildsys.examples.encode import Answer, Example
 from buildsys.rules.train import Params, Settings, Steering
 from buildsys.tensors.checkpoints import Checkpoint
 from buildsys.training import arguments
+from tests import test_training
 from tests.checkpoints import tiny
 from tests.conftest import Project
-from tests.test_training import BUILDFILE, CORPUS, rows
+from tests.test_training import rows
 
 
 def declare(project: Project, train: str = "", objective: str = "sft") -> None:
-    project.buildfile(BUILDFILE.format(train=train, objective=objective, steps=60, save=20))
-    project.file("corpus.txt").write_text(CORPUS)
-    project.file("rows.jsonl").write_text(rows(120))
+    test_training.declare(project, train=train, objective=objective)
 
 
 @pytest.fixture(scope="module")
