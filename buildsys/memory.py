@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ class Node:
     path: Path
     links: tuple[str, ...]
     aspects: tuple[str, ...]
+    own_examples: tuple[str, ...] = ()  # the aspects that hold examples themselves, "" for the node
+
+    def specified(self) -> list[str]:
+        """What is to have a vector: each of its aspects, or the node itself where it has none."""
+        return [f"{self.id}#{aspect}" for aspect in self.aspects] or [self.id]
 
     def names(self) -> list[str]:
         """What a behaviour may name: the node, or one of its aspects as `id#aspect`."""
@@ -27,15 +33,35 @@ def read(root: Path, pattern: str | None, observer: Observer) -> dict[str, Node]
     """Every node by its id. Raises UsageError for front matter that does not parse, and for an id that stands twice."""
     nodes: dict[str, Node] = {}
     for path in observer.glob(root, pattern) if pattern else []:
-        found = json.loads(observer.derived(path, "front matter", lambda place: json.dumps(_front_matter(Path(place)))))
-        node = Node(found["id"], path, tuple(found["links"]), tuple(found["aspects"]))
+        found = json.loads(observer.derived(path, "memory node", lambda place: json.dumps(_read_node(Path(place)))))
+        node = Node(found["id"], path, tuple(found["links"]), tuple(found["aspects"]), tuple(found["own_examples"]))
         if node.id in nodes:
             raise UsageError(f"node '{node.id}' stands in two files", [("first", str(nodes[node.id].path)), ("second", str(path))])
         nodes[node.id] = node
     return nodes
 
 
-def _front_matter(path: Path) -> dict[str, Any]:
+def examples(data: bytes, aspect: str) -> bytes:
+    """The fenced `jsonl` blocks of a node, of one aspect or of the node itself (""), as a file of rows with the node's own line numbers."""
+    lines, fence, wanted = [], "", False
+    for line in data.decode("utf-8", "replace").split("\n"):
+        opened = _FENCE.match(line)
+        if fence:
+            closes = opened is not None and opened[1].startswith(fence) and not opened[2].strip()
+            lines.append("" if closes or not wanted else line)
+            fence = "" if closes else fence
+        else:
+            words = opened[2].split() if opened else []
+            fence = opened[1] if opened else ""
+            wanted = words[:1] == ["jsonl"] and words[1:] == ([aspect] if aspect else [])
+            lines.append("")
+    return "\n".join(lines).encode()
+
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})([^`]*)$")
+
+
+def _read_node(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -58,4 +84,5 @@ def _front_matter(path: Path) -> dict[str, Any]:
         value = found.setdefault(name, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise UsageError(f"{path}: '{name}' is no list of names", hint=f"{name}: [first, second]")
-    return {name: found[name] for name in ("id", "links", "aspects")}
+    held = [aspect for aspect in ("", *found["aspects"]) if examples(text.encode(), aspect).strip()]
+    return {name: found[name] for name in ("id", "links", "aspects")} | {"own_examples": held}

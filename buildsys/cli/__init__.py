@@ -33,6 +33,6 @@ def _main() -> int:
     if message is not None:
         print(message, file=sys.stderr)
         return 0
-    from buildsys.cli.commands import run
+    from buildsys.cli.run import run
 
     return run(sys.argv[1:], seen)

@@ -16,7 +16,7 @@ from buildsys.staging import Stage
 def measured(project: Project, plan: Plan, target: str) -> dict[str, Any]:
     """Of a vector: norms. Of a merged model: how its vectors lie to each other. Nothing for what is not fresh, and for other kinds."""
     declared = project.graph.targets[target]
-    if declared.kind not in ("vector", "merged") or plan.targets[target].state != "fresh":
+    if declared.kind not in ("vector", "merged") or plan.steps[declared.step].state != "fresh":
         return {}
     with staged(project, plan) as (stage, folder):
         from buildsys.merging import inspection, stream
@@ -64,6 +64,10 @@ def text(found: Mapping[str, Any]) -> list[str]:
     lines += ["", "cosines of α·τ", *_matrix(names, found["cosines"], "{:+.2f}")]
     lines += ["", "entries that two vectors pull in opposite directions", *_matrix(names, found["conflicts"], "{:.1%}")]
     lines += ["", f"entries kept with both signs  {found['opposed']:.1%}"]
+    if "worst_pair" in found:
+        one, other = found["worst_pair"]["vectors"]
+        cosine, conflict = found["worst_pair"]["cosine"], found["worst_pair"]["conflict"]
+        lines += [f"worst pair  {one} and {other}: cosine {cosine:+.2f}, {conflict:.1%} of the entries that both move pull apart"]
     return lines + _mismatch(found)
 
 

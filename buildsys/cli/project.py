@@ -29,14 +29,19 @@ class Project:
 
 def opened(folder: str, seen: dict[str, bytes] | None = None) -> Project:
     """Raises UsageError where there is no Buildfile, or where it has problems."""
-    if not Path(folder).is_dir():
-        raise UsageError(f"there is no folder {folder}")
-    root = fresh.project_root(folder)
-    if root is None:
-        raise UsageError("there is no Buildfile.toml", [("looked in", str(Path(folder).resolve())), ("and", "the folders above it")])
-    path = Path(root)
+    path = root(folder)
     cache = Cache.open(path / "cache")
     return _read(path, cache, seen)
+
+
+def root(folder: str) -> Path:
+    """The project's own folder: the one given, or the nearest above it that has a Buildfile."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    found = fresh.project_root(folder)
+    if found is None:
+        raise UsageError("there is no Buildfile.toml", [("looked in", str(Path(folder).resolve())), ("and", "the folders above it")])
+    return Path(found)
 
 
 def _read(root: Path, cache: Cache, seen: dict[str, bytes] | None = None) -> Project:

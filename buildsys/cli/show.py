@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buildsys import verdicts
 from buildsys.cli.project import Project
 from buildsys.errors import BuildError, aligned
-from buildsys.graph import Folder, Output, Rows, Source, Text
+from buildsys.graph import Folder, Output, Rows, Source, Target, Text
 from buildsys.plan import Plan, TargetPlan
 
 if TYPE_CHECKING:
@@ -100,9 +101,15 @@ def artifact_json(project: Project, plan: Plan, target: str) -> dict[str, Any]:
         "lineage": {
             role: [_source(item) for item in given] if isinstance(given, tuple) else _source(given) for role, given in step.inputs.items()
         },
-        "values": dict(one.artifact.values),
+        "values": _values(plan, declared),
         "facts": dict(one.artifact.facts),
     }
+
+
+def _values(plan: Plan, declared: Target) -> dict[str, Any]:
+    """What a target's steps found out: the verdict of a verification, the checks and the tuning of a merge."""
+    artifacts = [plan.steps[step].artifact for step in declared.steps if step in plan.steps]
+    return {name: value for one in artifacts if one is not None for name, value in one.values.items()}
 
 
 def artifact(found: Mapping[str, Any]) -> list[str]:
@@ -113,7 +120,7 @@ def artifact(found: Mapping[str, Any]) -> list[str]:
         rows = [(name, _short(value)) for name, value in found[title].items()]
         lines += ["", title, *aligned(rows)] if rows else []
     for verdict in found["values"].values():
-        lines += ["", "verdict", *aligned([(name, _short(value)) for name, value in verdict.items() if name != "table"])]
+        lines += ["", *verdicts.text(verdict)] if "passed" in verdict else []
     return lines
 
 

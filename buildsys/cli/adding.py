@@ -1,0 +1,117 @@
+"""`build add behavior`: a new table in the Buildfile and, where it is new, its node in the memory graph. Both, or neither."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tomli
+import tomlkit
+
+from buildsys import buildfile, declared, memory
+from buildsys.errors import BuildError, UsageError, os_failure
+from buildsys.store.cache import Cache
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def behavior(root: Path, name: str, node: str, examples: str, rows: str | None, base: str | None) -> dict[str, Any]:
+    """Declare a behaviour, and say what was written. The file keeps its comments and its order; a project with problems stays as it is.
+
+    examples, rows  paths from the project's folder
+    """
+    place = root / "Buildfile.toml"
+    file = buildfile.read(place)
+    file.check()
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"name '{name}' has characters other than letters, digits, '_' and '-'")
+    for kind in ("behavior", "vector"):
+        if name in file.known[kind]:
+            raise UsageError(f"there is a {kind} '{name}' already", hint=f"its table is [{kind}.{name}]")
+    before = file.source.encode()
+    table = {"node": node, **({"base": base} if base else {}), "examples": examples, **({"verify": {"rows": rows}} if rows else {})}
+    after = _with(file.source, name, table).encode()
+    pattern = file.graph.nodes
+    if pattern is None:
+        raise UsageError("there is no memory graph", hint='set [graph] nodes = "memory/*.md"')
+    try:
+        written = _specified(root, pattern, node)
+        place.write_bytes(after)
+        try:
+            declared.graph(buildfile.read(place), Cache.open(root / "cache").observer())
+        except BuildError:
+            place.write_bytes(before)
+            for path, old in written.items():
+                path.unlink() if old is None else path.write_bytes(old)
+            raise
+    except OSError as error:
+        raise os_failure(error, f"{place} could not be written") from error
+    return {"behavior": name, "node": node, "wrote": [str(place), *map(str, written)], "targets": [f"vector-{name}", f"verified-{name}"]}
+
+
+def _with(source: str, name: str, table: dict[str, Any]) -> str:
+    """The file with one more behaviour, after the last one there is; every other byte stays."""
+    made = tomlkit.table()
+    for key, value in table.items():
+        made[key] = tomlkit.inline_table() | value if isinstance(value, dict) else value
+    text = f"[behavior.{name}]\n{tomlkit.dumps(made)}"
+    wanted = tomli.loads(source)
+    wanted.setdefault("behavior", {})[name] = table
+    newline = "\r\n" if "\r\n" in source else "\n"
+    for at in reversed([*_after_last(source), len(source)]):
+        head, tail = source[:at].rstrip("\r\n"), source[at:]
+        found = (head + "\n\n" if head else "") + text + ("\n" + tail.lstrip("\r\n") if tail.strip() else "")
+        found = found.replace("\r\n", "\n").replace("\n", newline)
+        try:
+            if at < len(source) and tomli.loads(found) == wanted:
+                return found
+        except tomli.TOMLDecodeError:
+            continue
+    return found
+
+
+def _after_last(source: str) -> list[int]:
+    """Where the text of the last behaviour's tables may end: before the comments that lead to the next table."""
+    lines = source.splitlines(keepends=True)
+    starts = [at for at, line in enumerate(lines) if re.match(r"\s*\[", line)]
+    own = [at for at in starts if re.match(r"\s*\[\s*behavior\s*\.", lines[at])]
+    following = [at for at in starts if own and at > own[-1]]
+    if not following:
+        return []
+    end = following[0]
+    while end > own[-1] + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
+        end -= 1
+    return [sum(map(len, lines[:end]))]
+
+
+def _specified(root: Path, pattern: str, node: str) -> dict[Path, bytes | None]:
+    """See to it that a node, or an aspect of one, is in the memory graph: the files written, and what was in them (None: nothing)."""
+    id_, _, aspect = node.partition("#")
+    nodes = memory.read(root, pattern, Cache.open(root / "cache").observer())
+    if node in [name for one in nodes.values() for name in one.names()]:
+        return {}
+    if id_ in nodes:
+        path = nodes[id_].path
+        old = path.read_bytes()
+        path.write_bytes(_with_aspect(old.decode(), [*nodes[id_].aspects, aspect]).encode())
+        return {path: old}
+    path = root / Path(pattern).parent / f"{id_}.md"
+    if path.exists() or not _NAME.fullmatch(id_) or "*" in str(Path(pattern).parent):
+        raise UsageError(
+            f"node '{node}' is not in {Path(pattern).parent}/",
+            [("file", str(path))],
+            "write it by hand: its name decides no more than its id",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aspects = f"aspects: [{aspect}]\n" if aspect else ""
+    path.write_text(f"---\nid: {id_}\n{aspects}links: []\n---\n")
+    return {path: None}
+
+
+def _with_aspect(text: str, aspects: list[str]) -> str:
+    """A node's text with these aspects in its front matter."""
+    line = f"aspects: [{', '.join(aspects)}]"
+    head, separator, rest = text.partition("\n---")
+    found = re.sub(r"(?m)^aspects:[^\n]*(\n[ \t]*-[^\n]*)*$", line, head, count=1)
+    return (found if found != head else f"{head}\n{line}") + separator + rest
