@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from buildsys.errors import UsageError, nearest
 from buildsys.rules import Strict
-from buildsys.tables import Base, Behavior, Build, Graph, Merged, Train, Vector, Verify
+from buildsys.tables import Base, Behavior, Build, Graph, Merged, Train, Vector
+from buildsys.tables.verify import Verify
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _plain(expected: str) -> str:
     if "instance of" in expected:
         return "a table"
     if "match pattern" in expected:
-        return "a full commit hash of 40 hexadecimal digits"
+        return "a full commit hash of 40 hexadecimal digits" if "{40}" in expected else "module:function"
     return names.get(expected, expected)
 
 

@@ -18,9 +18,9 @@ from doit.exceptions import TaskFailed
 from doit.runner import MThreadRunner
 from doit.task import Task
 
-from buildsys import rules
+from buildsys import rules, verdicts
 from buildsys.action import Digest
-from buildsys.errors import BuildError, Interrupted, aligned, os_failure
+from buildsys.errors import BuildError, Interrupted, os_failure
 from buildsys.graph import Step, Target
 from buildsys.perform import Performer
 from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
@@ -153,7 +153,7 @@ class _Run:
                 forced=name in self.plan.forced,
             )
             if failed_verdict(step, artifact):
-                raise verdict_error(step.target, artifact)
+                raise verdicts.error(step.target, artifact, self._kept(self.plan.graph.targets[step.target]))
             self.artifacts[name] = artifact
             if made:
                 self.seconds[name] = time.monotonic() - started
@@ -174,7 +174,7 @@ class _Run:
     def _finished(self, step: Step) -> None:
         self.done.add(step.name)
         target = self.plan.graph.targets[step.target]
-        if step.name == target.step:
+        if all(name in self.done or name not in self.inside for name in target.steps):
             self._publish(target)
 
     def _publish(self, target: Target) -> None:
@@ -191,6 +191,14 @@ class _Run:
                     self.cache.publish(target.name, expected)
         except OSError as error:
             raise os_failure(error, f"cache/out/{target.name} could not be written") from error
+
+    def _kept(self, target: Target) -> str:
+        """Where a model that its checks refused stays for inspection, "" for a target that is its verdict; `cache/out` does not move."""
+        artifact = self.artifacts.get(target.step)
+        if artifact is None:
+            return ""
+        self.cache.publish(target.name, content(self.plan.graph, target, self.artifacts, self.resolved), refused=True)
+        return f"cache/refused/{target.name}"
 
     def _targets(self) -> dict[str, Target]:
         return {name: self.plan.graph.targets[name] for name in self.plan.targets}
@@ -224,27 +232,6 @@ def cut_rows(facts: Mapping[str, Any]) -> str:
     """What happened to rows that were longer than the context."""
     number, total, longest = facts["rows_cut"], facts["rows"], facts["max_length"]
     return f"{number} of {total} rows were longer than {longest} tokens and lost their beginning"
-
-
-def verdict_error(target: str, artifact: Artifact) -> BuildError:
-    """A verification that did not pass, with every coefficient that was tried."""
-    verdict = artifact.values["verdict.json"]
-    metric, controls = verdict["metric"], list(verdict["table"][0]["forgetting"])
-    head = ("coefficient", metric, "gain", *(f"{name} loss" for name in controls), "")
-    rows = [head]
-    for row in verdict["table"]:
-        chosen = "chosen" if row["coefficient"] == verdict["coefficient"] else ""
-        note = chosen if row["within_gates"] else "forgets too much"
-        rises = [f"{row['forgetting'][name]:+.1%}" for name in controls]
-        rows.append((f"{row['coefficient']:g}", f"{row[metric]:.3f}", f"{row['gain_judging']:+.3f}", *rises, note))
-    if "gain" in verdict:
-        found = f"{verdict['gain']:+.3f} [{verdict['gain_low']:+.3f}, {verdict['gain_high']:+.3f}]"
-        rows += [("judged", found + f" on {verdict['n']} rows", "", *[""] * len(controls))]
-    widths = aligned([tuple(row) for row in rows], indent="")
-    return BuildError(f"{target} is not verified: {verdict['reason']}", [(line,) for line in widths], _VERDICT_HINT)
-
-
-_VERDICT_HINT = "train it longer or otherwise, or change the gates in its verify table: they are judged again without a new evaluation"
 
 
 class _Make(BaseAction):  # type: ignore[misc]  # doit has no types

@@ -12,6 +12,7 @@ from typing import Any
 
 from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
+from buildsys.memory import Node
 
 MODEL_CARD = "README.md"
 
@@ -25,10 +26,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Rows:
-    """Example rows of a file of the user's, all of them or one side of the fixed split."""
+    """Example rows of a file of the user's, all of them or one side of the fixed split.
+
+    aspect  of a memory node whose own examples they are, "" for those of the node itself; None: the file is nothing but rows
+    """
 
     path: Path
     part: Part = "all"
+    aspect: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Graph:
     steps: dict[str, Step]  # in an order in which they can be made
     targets: dict[str, Target]
     default: tuple[str, ...] = ()
+    nodes: Mapping[str, Node] = field(default_factory=dict)  # the memory graph, and what in it does not fit the vectors
+    misfits: tuple[str, ...] = ()
 
     def selected(self, patterns: Iterable[str]) -> list[str]:
         """The targets that names and globs mean, in the file's order; all defaults for none.
@@ -154,7 +161,14 @@ class Graph:
         return [name for name in self.steps if name in found]
 
 
-def ordered(root: Path, steps: Iterable[Step], targets: Iterable[Target], default: Iterable[str] = ()) -> Graph:
+def ordered(
+    root: Path,
+    steps: Iterable[Step],
+    targets: Iterable[Target],
+    default: Iterable[str] = (),
+    nodes: Mapping[str, Node] | None = None,
+    misfits: Iterable[str] = (),
+) -> Graph:
     """A graph of steps in an order in which they can be made. Raises UsageError for a cycle, with its path."""
     by_name = {step.name: step for step in steps}
     sorter = TopologicalSorter({name: step.needs() for name, step in by_name.items()})
@@ -163,4 +177,5 @@ def ordered(root: Path, steps: Iterable[Step], targets: Iterable[Target], defaul
     except CycleError as error:
         path = list(dict.fromkeys(by_name[name].target for name in reversed(error.args[1])))
         raise UsageError("targets need each other in a circle", [("cycle", " → ".join([*path, path[0]]))]) from error
-    return Graph(root, {name: by_name[name] for name in order}, {target.name: target for target in targets}, tuple(default))
+    found = {name: by_name[name] for name in order}
+    return Graph(root, found, {target.name: target for target in targets}, tuple(default), nodes or {}, tuple(misfits))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from buildsys import memory
 from buildsys.action import Digest, digest_of_files
 from buildsys.errors import UsageError
 from buildsys.examples import rows
@@ -32,19 +34,43 @@ def files(folder: Folder, names: Iterable[str]) -> list[str]:
     return sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
 
 
+def picked_rows(source: Rows) -> list[rows.Row]:
+    """The rows that a source means, read now. Raises UsageError for rows that are none, OSError for a file that cannot be read."""
+    data = source.path.read_bytes()
+    if source.aspect is not None:
+        data = memory.examples(data, source.aspect)
+    return rows.part(rows.parse(data, str(source.path)), source.part)
+
+
+def _of(source: Rows) -> str:
+    return "" if source.aspect is None else f" of {source.aspect!r}"
+
+
 def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
     """{digest, shape, number} of the rows that a source means; the file is parsed once for as long as it stays."""
 
     def compute(path: str) -> str:
-        found = rows.parse(Path(path).read_bytes(), path)
-        picked = rows.part(found, source.part)
+        found, picked = picked_rows(replace(source, part="all")), picked_rows(source)
         return f"{rows.digest(picked)} {rows.shape(found[0])} {len(picked)}"
 
     try:
-        found, shape, number = observer.derived(source.path, f"rows {source.part}", compute).split()
+        found, shape, number = observer.derived(source.path, f"rows {source.part}{_of(source)}", compute).split()
     except OSError as error:
         raise _unreadable(source.path, error) from error
     return {"digest": found, "shape": shape, "number": number}
+
+
+def row_digests(source: Rows, observer: Observer) -> list[tuple[str, str]]:
+    """Short digests of each row, in order: of what it asks and answers, whatever it rejects, and of all of it."""
+
+    def compute(path: str) -> str:
+        return " ".join(f"{rows.asked(row)}:{rows.bucket(row):x}" for row in picked_rows(source))
+
+    try:
+        found = observer.derived(source.path, f"row digests {source.part}{_of(source)}", compute).split()
+        return [(asked, whole) for asked, _, whole in (one.partition(":") for one in found)]
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:

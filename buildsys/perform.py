@@ -12,6 +12,7 @@ from importlib import metadata
 from buildsys import machine, outside, rules
 from buildsys.errors import os_failure
 from buildsys.graph import Folder, Graph, Step
+from buildsys.measurements import FOLDER as MEASURED
 from buildsys.plan import Resolved
 from buildsys.staging import Stage, changed
 from buildsys.store.cache import Cache
@@ -60,13 +61,16 @@ class Performer:
             out = space / "out"
             out.mkdir()
             paths = self._stage.inputs(step, resolved, space / "in")
-            request = Request(step.rule, action.parameters, paths, action.inputs, out, partial, step.settings, log)
+            known = {MEASURED: str(self._cache.measurements)} if getattr(rule, "MEASURES", False) and not forced else {}
+            settings = {**step.settings, **known}
+            request = Request(step.rule, action.parameters, paths, action.inputs, out, partial, settings, log)
             facts = self._workers.run(request, report)
             self._unchanged(step, resolved)
             values = {name: json.loads((out / name).read_text()) for name in getattr(rule, "VALUES", ())}
             digests = facts.pop("digests", {})
             facts |= {"seconds": round(time.monotonic() - started, 3), "machine": machine.description(), "versions": _versions()}
             facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+            self._cache.adopt(partial / MEASURED, replacing=forced)
             return self._cache.commit(action, out, self._references(step), values, facts, digests, flush=rule.FLUSH, replacing=forced)
 
     def _unchanged(self, step: Step, resolved: Resolved) -> None:

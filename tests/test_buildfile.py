@@ -111,7 +111,7 @@ PROBLEMS = {
     "no vectors": ("[merged.x]\nbase = 'tiny'\nvectors = {}\n", None, None),
     "one name twice": ('[vector.voice]\nbase = "tiny"\npath = "base"\n', "'voice' is a behaviour too, and both would make vector-voice", "rename one of the two"),
     "odd name": ('[base."a b"]\npath = "base"\n', "name 'a b' has characters other than letters, digits, '_' and '-'", ""),
-    "later feature": ('[merged.x]\nbase = "tiny"\nvectors = { voice = 1 }\nchecks = { max_loss_of_gain = 0.1 }\n', "merge method 'task_arithmetic' has no option 'checks'", "options of 'task_arithmetic' are scale"),
+    "later feature": ('[merged.x]\nbase = "tiny"\nvectors = { voice = 1 }\nevolve = { budget = 10 }\n', "merge method 'task_arithmetic' has no option 'evolve'", "options of 'task_arithmetic' are scale"),
 }  # fmt: skip
 
 

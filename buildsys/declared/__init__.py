@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import replace
 
 from buildsys.buildfile import Buildfile
-from buildsys.declared import bases, behaviors, merges, vectors
+from buildsys.declared import bases, behaviors, merges, specification, vectors
 from buildsys.declared.reader import Reader
 from buildsys.errors import nearest
-from buildsys.graph import Graph, ordered
+from buildsys.graph import Graph, Output, Step, ordered
 from buildsys.store.observe import Observer
 
 _KINDS = (
@@ -42,7 +43,22 @@ def graph(file: Buildfile, observer: Observer) -> Graph:
         if name not in made and not fnmatch.filter(every, name):
             close = nearest(name, every)
             file.problem(("build", "default"), f"there is no target '{name}'", f"the nearest target is '{close}'" if close else "")
+    misfits = specification.problems(file, reader.nodes)
+    if file.graph.strict and not reader.later:
+        for text in misfits:
+            file.problem(("graph", "nodes"), text, "'build graph' shows the memory graph; strict = false only reports")
     file.check()
     if reader.later:
         raise reader.later[0]
-    return ordered(reader.root, reader.steps.values(), reader.targets, file.build.default)
+    return ordered(reader.root, _after_checks(reader), reader.targets, file.build.default, reader.nodes, misfits)
+
+
+def _after_checks(reader: Reader) -> list[Step]:
+    """Every step; those of other targets that read a checked merge wait for its verdict."""
+    checked = {target.step: target.steps[-1] for target in reader.targets if target.kind == "merged" and target.steps[-1] != target.step}
+    found = []
+    for step in reader.steps.values():
+        read = [source.step for source in step.sources() if isinstance(source, Output)]
+        verdicts = [checked[name] for name in read if name in checked and step.target != name]
+        found.append(replace(step, after=(*step.after, *verdicts)) if verdicts else step)
+    return found

@@ -1,22 +1,21 @@
-"""`[behavior.*]`, and the `verify` table of every vector: trained here, held-out rows evaluated, judged."""
+"""`[behavior.*]`: examples become a vector by training, and are held out where nothing else verifies it."""
 
 from __future__ import annotations
 
-import os
-
 from buildsys import outside
+from buildsys.declared import verification
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.examples.rows import Part
 from buildsys.graph import Output, Rows, Step, Target
 from buildsys.rules.train import Steering
-from buildsys.tables import Behavior, Verify
+from buildsys.tables import Behavior
 
 
 def add(reader: Reader, name: str, given: Behavior) -> None:
     where = ("behavior", name)
     base = reader.base(where, given.base)
     reader.node(where, given.node)
-    held_out = given.verify.rows is None
+    held_out = given.verify.rows is None and given.verify.lm_eval is None
     vector, train = f"vector-{name}", given.train
     steps: list[str] = []
     examples = _examples(reader, where, given, "train" if held_out else "all", vector, steps)
@@ -33,7 +32,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
         steps += _keep(reader, where, vector, given, inputs)
     shape = _shape(reader, examples, train.objective)
     if train.objective != "sft" and shape != "preference":
-        text = f"objective '{train.objective}' needs rows with 'rejected'; {given.examples} has {shape} rows"
+        text = f"objective '{train.objective}' needs rows with 'rejected'; {given.examples or given.node} has {shape} rows"
         reader.file.problem((*where, "train"), text)
     exact = exactly(vector, train.store)
     if train.objective == "dpo":
@@ -48,18 +47,20 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
     reader.add(Step(exact, vector, "train", parameters, inputs, settings=settings))
     steps += [exact, *packed(reader, vector, train.store, train.store_density)]
     reader.targets.append(Target(vector, "vector", vector, tuple(steps), given.node))
-    part: Part = "held-out" if held_out else "all"
-    rows: Rows | Output | None = (
-        _examples(reader, where, given, part, f"verified-{name}", [])
-        if given.verify.rows is None
-        else reader.rows((*where, "verify", "rows"), given.verify.rows, part)
-    )
-    if rows is not None:
-        verified(reader, name, where, given.verify, base, rows, _shape(reader, rows, train.objective), given.node)
+    tested: Rows | Output | None = None
+    if held_out:
+        tested = _examples(reader, where, given, "held-out", f"verified-{name}", [])
+    elif given.verify.rows is not None:
+        tested = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
+    if tested is not None or given.verify.lm_eval is not None:
+        own = "" if tested is None else _shape(reader, tested, train.objective)
+        verification.add(reader, name, where, given.verify, base, tested, own, given.node, examples)
 
 
 def _examples(reader: Reader, where: Where, given: Behavior, part: Part, target: str, steps: list[str]) -> Rows | Output | None:
     """One side of a behaviour's examples: a file of the user's, or a step that fetches them, which is added to `steps`."""
+    if given.examples is None:
+        return reader.rows_of_node(where, given.node or "", part)
     if isinstance(given.examples, str):
         return reader.rows((*where, "examples"), given.examples, part)
     step = f"{target}:examples"
@@ -107,48 +108,3 @@ def _keep(reader: Reader, where: Where, vector: str, given: Behavior, inputs: In
     reader.add(Step(step, vector, "samples", parameters, {"base": inputs["base"]}))
     inputs["samples"] = Output(step)
     return [step]
-
-
-def verified(
-    reader: Reader, name: str, where: Where, verify: Verify, base: str, held_out: Rows | Output, shape: str, node: str | None
-) -> None:
-    """Evaluate the vector on its rows and on each control set, then judge.
-
-    shape  of the held-out rows
-    """
-    target, vector = f"verified-{name}", f"vector-{name}"
-    coefficients = sorted(set(verify.coefficients))
-    measured = {"coefficients": coefficients, "max_length": verify.max_length, "threads": verify.threads}
-    fetched = [held_out.step] if isinstance(held_out, Output) else []
-    steps = []
-    controlled = [(f"control-{n}", reader.rows((*where, "verify", "control"), p, "all")) for n, p in verify.controls().items()]
-    sets: list[tuple[str, Rows | Output | None]] = [("rows", held_out), *controlled]
-    for label, source in sets:
-        if source is not None:
-            inputs: Inputs = {"base": Output(base), "vector": Output(vector), "rows": source}
-            steps.append(Step(f"{target}:{label}", target, "evaluate", measured, inputs))
-    if len(steps) != len(sets):
-        return
-    metric = verify.metric or ("preference" if shape == "preference" else "loss")
-    if metric == "preference" and shape != "preference":
-        text = f"metric 'preference' needs rows with 'rejected'; {_named(reader, held_out)} has {shape} rows"
-        reader.file.problem((*where, "verify", "metric"), text)
-    controls = list(verify.controls())
-    parameters = {
-        "metric": metric,
-        "min_gain": verify.min_gain,
-        "max_forgetting": [verify.gate(control) for control in controls],
-        "controls": controls,
-        "confidence": verify.confidence,
-        "seed": reader.file.build.seed,
-    }
-    judged: Inputs = {"rows": Output(steps[0].name)}
-    judged["controls"] = tuple(Output(step.name) for step in steps[1:])
-    labels = {"controls": controls, "max_forgetting": controls}
-    judge = Step(target, target, "judge", parameters, judged, labels=labels, judges=True)
-    reader.add(*steps, judge)
-    reader.targets.append(Target(target, "verified", target, (*fetched, *(step.name for step in steps), target), node))
-
-
-def _named(reader: Reader, rows: Rows | Output) -> str:
-    return os.path.relpath(rows.path, reader.root) if isinstance(rows, Rows) else rows.step

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from buildsys import memory, outside
 from buildsys.buildfile import Buildfile
 from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
-from buildsys.graph import Output, Rows, Source, Step, Target
+from buildsys.graph import Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
 from buildsys.tables import Source as Inline
 
@@ -18,9 +20,37 @@ Where = tuple[str, ...]
 Inputs = dict[str, Source | tuple[Source, ...]]
 
 
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What a step needs to evaluate one set.
+
+    spec     as `rules.evaluate.Spec` takes it; measure: as `rules.judge.Measure`
+    rows     None for a task of lm-eval; files: those that come with it
+    """
+
+    spec: dict[str, Any]
+    measure: dict[str, Any]
+    rows: Rows | Output | None
+    files: tuple[Text, ...] = ()
+
+    def inputs(self) -> Inputs:
+        found: Inputs = {} if self.rows is None else {"rows": self.rows}
+        return found | ({"files": self.files} if self.files else {})
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How a vector is verified, for merges that measure it again: its own set, and each control set by its name."""
+
+    own: EvaluationSet
+    controls: dict[str, EvaluationSet]
+    threads: int
+
+
 class Reader:
     """steps   by name; `targets` in the file's order
     later   problems in files that the Buildfile names: said once it has none itself
+    verified  by the name of the vector
     """
 
     def __init__(self, file: Buildfile, observer: Observer) -> None:
@@ -29,6 +59,7 @@ class Reader:
         self.targets: list[Target] = []
         self.nodes: dict[str, memory.Node] = {}
         self.later: list[UsageError] = []
+        self.verified: dict[str, Verified] = {}
 
     def read_memory(self) -> None:
         try:
@@ -102,6 +133,28 @@ class Reader:
         if self.observer.size(source.path) is None:
             self.file.problem(where, f"'{path}' is not there")
             return None
+        return self._known(where, path, source)
+
+    def rows_of_node(self, where: Where, name: str, part: Part) -> Rows | None:
+        """The examples that a memory node holds itself, for a behaviour that names no file."""
+        held = self.node_rows(name, part)
+        if held is None:
+            if any(name in node.names() for node in self.nodes.values()):
+                fence = "```jsonl" + (f" {name.partition('#')[2]}" if "#" in name else "")
+                hint = f"give it 'examples', or put rows into the node, between lines '{fence}' and '```'"
+                self.file.problem(where, f"'examples' is missing, and node '{name}' holds none", hint)
+            return None
+        return self._known((*where, "node"), f"{os.path.relpath(held.path, self.root)}", held)
+
+    def node_rows(self, name: str, part: Part) -> Rows | None:
+        """Where a node's own examples are; None where it has none."""
+        id_, _, aspect = name.partition("#")
+        node = self.nodes.get(id_)
+        return Rows(node.path, part, aspect) if node is not None and aspect in node.own_examples else None
+
+    def _known(self, where: Where, path: str, source: Rows) -> Rows | None:
+        """The source, if its rows can be read and there are some."""
+        part = source.part
         try:
             number = int(outside.parsed_rows(source, self.observer)["number"])
         except UsageError as error:
@@ -111,6 +164,23 @@ class Reader:
             self.file.problem(where, f"'{path}' has no row left for the {part} part", "give more rows, or verify = { rows = … }")
             return None
         return source
+
+    def apart(self, where: Where, tested: Rows, trained: Rows | Output | None) -> None:
+        """Report rows of an evaluation that stand in it twice, or that were trained on."""
+        own = outside.row_digests(tested, self.observer)
+        seen: set[str] = set()
+        twice = [at for at, (_, whole) in enumerate(own, 1) if whole in seen or seen.add(whole)]  # type: ignore[func-returns-value]
+        name = os.path.relpath(tested.path, self.root)
+        if twice:
+            text = f"row{'s' * (len(twice) > 1)} {_numbers(twice)} of {name} stand{'s' * (len(twice) == 1)} there a second time"
+            self.file.problem(where, text, _TWICE)
+        if not isinstance(trained, Rows):
+            return
+        known = {asked for asked, _ in outside.row_digests(trained, self.observer)}
+        both = [at for at, (asked, _) in enumerate(own, 1) if asked in known]
+        if both:
+            text = f"row{'s' * (len(both) > 1)} {_numbers(both)} of {name} also stand{'s' * (len(both) == 1)} in the training rows"
+            self.file.problem(where, text, _TRAINED)
 
     def place(self, path: str) -> Path:
         return self.root / (os.path.expanduser(path) if path.startswith("~") else path)
@@ -134,6 +204,15 @@ class Reader:
             if isinstance(first, Output):
                 return self.steps.get(first.step)
         return None
+
+
+_TWICE = "a row that counts twice makes every interval narrower than it is"
+_TRAINED = "what was trained on verifies nothing: take these rows out of one of the two files"
+
+
+def _numbers(found: list[int]) -> str:
+    shown = ", ".join(map(str, found[:10]))
+    return f"{shown}, … ({len(found)})" if len(found) > 10 else shown
 
 
 def _is(step: Step) -> object:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from buildsys import outside
-from buildsys.declared import bases, behaviors
+from buildsys.declared import bases, behaviors, verification
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.errors import nearest
-from buildsys.graph import Folder, Output, Step, Target
+from buildsys.graph import Folder, Output, Rows, Step, Target
 from buildsys.tables import Listed, Vector
 
 
 def add(reader: Reader, name: str, given: Vector) -> None:
     where, target = ("vector", name), f"vector-{name}"
+    examples = reader.rows((*where, "icl", "examples"), given.icl.examples, "all") if given.icl else None
     reader.node(where, given.node)
     exact = behaviors.exactly(target, given.store)
     if given.analogy is not None or given.sum is not None:
@@ -19,7 +20,7 @@ def add(reader: Reader, name: str, given: Vector) -> None:
         base = _base_of_parts(reader, where, given) if steps else None
     else:
         base = reader.base(where, given.base)
-        steps = _shown(reader, exact, target, where, given, base) if given.icl else taken(reader, exact, target, where, given, base)
+        steps = _shown(reader, exact, target, given, base, examples) if given.icl else taken(reader, exact, target, where, given, base)
     if steps:
         steps += behaviors.packed(reader, target, given.store, given.store_density)
     if base is None or not steps:
@@ -27,19 +28,18 @@ def add(reader: Reader, name: str, given: Vector) -> None:
     reader.targets.append(Target(target, "vector", target, tuple(steps), given.node))
     if given.verify is None:
         return
-    if given.verify.rows is None:
+    if given.verify.rows is None and given.verify.lm_eval is None:
         reader.file.problem((*where, "verify"), "'rows' is missing: no examples belong to this vector")
         return
-    rows = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
-    if rows is not None:
-        shape = outside.parsed_rows(rows, reader.observer)["shape"]
-        behaviors.verified(reader, name, where, given.verify, base, rows, shape, given.node)
+    rows = None if given.verify.rows is None else reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
+    if rows is not None or given.verify.rows is None:
+        shape = "" if rows is None else outside.parsed_rows(rows, reader.observer)["shape"]
+        verification.add(reader, name, where, given.verify, base, rows, shape, given.node, examples)
 
 
-def _shown(reader: Reader, step: str, target: str, where: Where, given: Vector, base: str | None) -> list[str]:
+def _shown(reader: Reader, step: str, target: str, given: Vector, base: str | None, examples: Rows | None) -> list[str]:
     """The step that makes a vector of examples in the context."""
     assert given.icl is not None
-    examples = reader.rows((*where, "icl", "examples"), given.icl.examples, "all")
     if base is None or examples is None:
         return []
     parameters = given.icl.model_dump(exclude={"examples", "seed"})

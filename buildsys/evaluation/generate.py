@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 
 from buildsys.errors import BuildError
 from buildsys.examples import encode
+from buildsys.examples.rows import Row
 from buildsys.tensors import models
 
 if TYPE_CHECKING:
@@ -17,26 +19,63 @@ if TYPE_CHECKING:
     from buildsys.progress import Progress
 
 _AT_ONCE = 100  # sequences of one batch; fixed, because the last bits of a sum depend on the shape it is taken in
+_PROMPTS_AT_ONCE = 32  # for the same reason
 
 
 def continuation(folder: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
     """What the model says next: to a user's message where it has a chat template, else after the prompt as it stands."""
-    model = models.load(folder)
-    tokenizer = encode.load_tokenizer(str(folder))
-    if tokenizer.chat_template:
-        text = encode.render(tokenizer, [{"role": "user", "content": prompt}], generate=True)
-        given = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    else:
-        given = tokenizer(prompt, return_tensors="pt").input_ids
-    torch.manual_seed(seed)
-    chosen = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    room = models.context(model, 1 << 30) - given.shape[1]
-    if room < 1:
-        facts = [("prompt", f"{given.shape[1]} tokens"), ("context", f"{given.shape[1] + room} tokens")]
+    model, tokenizer = models.load(folder), encode.load_tokenizer(str(folder))
+    given = prompt_ids(tokenizer, {"prompt": [{"role": "user", "content": prompt}] if tokenizer.chat_template else prompt})
+    return continuations(model, tokenizer, [given], max_new_tokens, temperature, seed)[0]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
+    """The token ids that a row is asked with: its prompt, or its messages before the last answer."""
+    given = row["prompt"] if "prompt" in row else row["messages"][:-1]
+    text = given if isinstance(given, str) else encode.render(tokenizer, given, generate=True)
+    found: list[int] = tokenizer(text, add_special_tokens=isinstance(given, str), verbose=False).input_ids
+    return found
+
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[str]:
+    """What the model says after each prompt, greedy at temperature 0; in batches of like length.
+
+    Raises BuildError for a prompt that leaves no room in the model's context.
+    """
+    context = models.context(model, 1 << 30)
+    longest = max(map(len, prompts))
+    if longest >= context:
+        facts = [("prompt", f"{longest} tokens"), ("context", f"{context} tokens")]
         raise BuildError("the prompt is longer than the model's context", facts, "give a shorter one")
-    with torch.inference_mode():
-        ids = model.generate(given.to(model.device), max_new_tokens=min(max_new_tokens, room), **chosen)  # type: ignore[operator]
-    return str(tokenizer.decode(ids[0, given.shape[1] :], skip_special_tokens=True)).strip()
+    chosen = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    last = model.generation_config.eos_token_id if model.generation_config is not None else None
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (last[0] if isinstance(last, list) else last) or 0
+    texts = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    for start in range(0, len(order), _PROMPTS_AT_ONCE):
+        rows = order[start : start + _PROMPTS_AT_ONCE]
+        width = len(prompts[rows[0]])
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for at, row in enumerate(rows):
+            ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
+            mask[at, width - len(prompts[row]) :] = 1
+        torch.manual_seed(seed + start)
+        room = min(max_new_tokens, context - width)
+        with torch.inference_mode():
+            found = model.generate(  # type: ignore[operator]
+                ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room, pad_token_id=pad, **chosen
+            )
+        for at, row in enumerate(rows):
+            texts[row] = str(tokenizer.decode(found[at, width:], skip_special_tokens=True)).strip()
+    return texts
 
 
 def sampled(

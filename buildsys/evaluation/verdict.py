@@ -1,127 +1,211 @@
-"""Evaluations + gates -> the coefficient to use and whether it holds. Plain arithmetic on recorded numbers, no model.
+"""Evaluations + gates -> the coefficient to use and whether it holds. Arithmetic on recorded numbers, no model.
 
 One half of the rows chooses the coefficient, the other half judges it: what was chosen for its luck on one half has none on the other.
+Every gate is judged by the end of an interval that is worse for the vector.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy
+
 from buildsys.errors import BuildError
+from buildsys.evaluation.intervals import (
+    Estimate,
+    Formula,
+    Ratio,
+    difference,
+    estimated,
+    level,
+    odds_factor,
+    relative_fall,
+    rows_needed,
+)
+from buildsys.evaluation.metrics import Evaluation, Metric, margins
+from buildsys.evaluation.names import FALLING, SHARES
 
-Evaluation = Mapping[str, Any]
-Statistic = Callable[[Sequence[int]], float]
 CHOOSING, JUDGING = 0, 1
-RESAMPLES = 1000
+FEWEST_ROWS = 5  # of each half: below, no interval means anything
 
 
-def judge(
-    rows: Evaluation,
-    controls: Sequence[tuple[str, Evaluation, float | None]],
-    metric: str,
-    min_gain: float,
-    confidence: float,
-    seed: int,
-) -> dict[str, Any]:
-    """The verdict on one vector.
+@dataclass(frozen=True)
+class Gates:
+    """What a vector has to reach on its own rows.
 
-    rows      evaluation of the behaviour's held-out rows
-    controls  (name, evaluation, gate): the gate is the relative rise of its loss that is still accepted, None for no gate
-    metric    `preference`: gain is the rise of the share of rows with chosen above rejected, by mean log-probability
-              `loss`: gain is the relative fall of the answer's loss
-
-    Returns passed, coefficient (the one to use, or None), gain with its interval, forgetting, the metrics before and after, and a
-    table with a row for each coefficient. A gain passes when it reaches min_gain and its interval excludes zero.
+    reduce      True where the behaviour is to become rarer: gains are falls, and coefficients are negative
+    min_gain    of the metric: absolute for shares and means, relative for losses
+    min_metric  the metric itself, None: any
+    odds        by what factor its odds must fall, None: any
+    confidence  of every interval; seed: of the resampling
     """
-    if metric == "preference" and "rejected" not in rows:
-        raise BuildError("metric 'preference' needs rows with 'rejected'", hint='metric = "loss" judges answers alone')
-    halves = [[row for row, half in enumerate(rows["half"]) if half == which] for which in (CHOOSING, JUDGING)]
-    if not all(halves):
-        facts = [("rows", str(len(rows["half"]))), ("to choose", str(len(halves[0]))), ("to judge", str(len(halves[1])))]
-        raise BuildError("too few held-out rows to choose a coefficient and to judge it", facts, "give at least 20 rows")
-    coefficients: list[float] = rows["coefficients"]
-    measure = preference if metric == "preference" else answer_loss
-    table = []
-    for position, coefficient in enumerate(coefficients):
-        forgetting = {name: relative_rise(control, position) for name, control, _ in controls}
-        gain = {half: _gain(rows, metric, position)(halves[half]) for half in (CHOOSING, JUDGING)}
-        kept = all(gate is None or forgetting[name] <= gate for name, _, gate in controls)
-        table.append(
-            {
-                "coefficient": coefficient,
-                metric: measure(rows, position)(range(len(rows["half"]))),
-                "gain_choosing": gain[CHOOSING],
-                "gain_judging": gain[JUDGING],
-                "forgetting": forgetting,
-                "within_gates": kept,
-            }
-        )
-    # on equal gains the smaller coefficient comes first in the table, and stays
-    candidates = [position for position in range(1, len(table)) if table[position]["within_gates"]]
-    chosen = max(candidates, key=lambda position: (table[position]["gain_choosing"], -position), default=None)
-    found: dict[str, Any] = {"passed": False, "coefficient": None, "metric": metric, "table": table}
-    found["base"] = {metric: table[0][metric], **{f"{name} loss": answer_loss(c, 0)(_all(c)) for name, c, _ in controls}}
-    if chosen is None:
-        return found | {"reason": "every coefficient forgets more than max_forgetting allows"}
-    statistic = _gain(rows, metric, chosen)
-    low, high = interval(statistic, halves[JUDGING], confidence, seed)
-    gain_judged = statistic(halves[JUDGING])
-    passed = gain_judged >= min_gain and low > 0
-    found |= {
-        "passed": passed,
-        "coefficient": coefficients[chosen],
-        metric: table[chosen][metric],
-        "gain": gain_judged,
-        "gain_low": low,
-        "gain_high": high,
-        "forgetting": table[chosen]["forgetting"],
-        "n": len(halves[JUDGING]),
+
+    metric: Metric
+    reduce: bool = False
+    min_gain: float = 0.0
+    min_metric: float | None = None
+    odds: float | None = None
+    confidence: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a vector must leave alone: its worsening is relative for losses, absolute for shares and means."""
+
+    name: str
+    evaluation: Evaluation
+    metric: Metric
+    max_forgetting: float | None = None
+    min_metric: float | None = None
+
+
+def judge(rows: Evaluation, controls: Sequence[Control], gates: Gates) -> dict[str, Any]:
+    """The verdict on one vector, as JSON: passed; coefficient (the one to use, or None); reason where it did not pass; the figures of that
+    coefficient with their intervals; and a table with a row for each coefficient that was tried.
+    """
+    metric, half = gates.metric, rows["half"]
+    halves = {which: [row for row, own in enumerate(half) if own == which] for which in (CHOOSING, JUDGING)}
+    fewest = min(map(len, halves.values()))
+    if fewest < FEWEST_ROWS:
+        facts = [("rows", str(len(half))), ("to choose", str(len(halves[CHOOSING]))), ("to judge", str(len(halves[JUDGING])))]
+        hint = f"give at least {4 * FEWEST_ROWS} rows: a coefficient is chosen on one half and judged on the other"
+        raise BuildError("too few held-out rows for any interval", facts, hint)
+    table = [_tried(rows, controls, gates, halves, position) for position in range(len(rows["coefficients"]))]
+    found: dict[str, Any] = {
+        "passed": False,
+        "coefficient": None,
+        "metric": metric.name,
+        "direction": "reduce" if gates.reduce else "raise",
     }
-    if not passed:
-        found["reason"] = "the interval of the gain includes zero" if low <= 0 else f"the gain is below min_gain = {min_gain:g}"
-    return found
+    found |= {"confidence": gates.confidence, "table": table}
+    found["base"] = {
+        metric.name: table[0][metric.name],
+        **{f"{c.name} {c.metric.name}": _value(c.metric, c.evaluation, 0) for c in controls},
+    }
+    failing = _failing_controls(controls, gates)
+    if failing:
+        return found | {"reason": failing}
+    candidates = [position for position in range(1, len(table)) if table[position]["within_gates"]]
+    if not candidates:
+        return found | {"reason": "every coefficient forgets more than its gates allow"}
+    # on equal gains the smaller coefficient comes first in the table, and stays
+    chosen = max(candidates, key=lambda position: (table[position]["gain_choosing"], -position))
+    row = table[chosen]
+    gain = _estimate(row["gain_interval"], row["gain"], len(halves[JUDGING]))
+    found |= {
+        "coefficient": row["coefficient"],
+        metric.name: row[metric.name],
+        f"{metric.name}_interval": row[f"{metric.name}_interval"],
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "forgetting": row["forgetting"],
+        "forgetting_interval": row["forgetting_interval"],
+        "n": gain.n,
+    }
+    if "odds_factor" in row:
+        found |= {"odds_factor": row["odds_factor"], "odds_factor_interval": row["odds_factor_interval"]}
+    reason = _shortfall(gates, table[0][metric.name], gain, row)
+    return found | ({"reason": reason} if reason else {"passed": True})
 
 
-def preference(rows: Evaluation, position: int) -> Statistic:
-    """The share of rows whose chosen answer has the higher mean log-probability."""
-    above = [
-        chosen / max(1.0, count) > rejected / max(1.0, other)
-        for chosen, count, rejected, other in zip(
-            rows["chosen"][position], rows["chosen_tokens"], rows["rejected"][position], rows["rejected_tokens"], strict=True
+def _tried(rows: Evaluation, controls: Sequence[Control], gates: Gates, halves: Mapping[int, list[int]], position: int) -> dict[str, Any]:
+    """One row of the table: the metric over all rows, its gain on either half, and what the controls lost."""
+    metric = gates.metric
+    whole = [metric.of(rows, 0), metric.of(rows, position)]
+    judged = [ratio.picked(halves[JUDGING]) for ratio in whole]
+    choosing = gain_formula(metric, gates.reduce)(*(numpy.float64(ratio.picked(halves[CHOOSING]).value) for ratio in whole))
+    gain = estimated(gain_formula(metric, gates.reduce), judged, gates.confidence, gates.seed)
+    now = estimated(_formula(metric), whole[1:], gates.confidence, gates.seed)
+    row: dict[str, Any] = {
+        "coefficient": rows["coefficients"][position],
+        metric.name: now.value,
+        f"{metric.name}_interval": [now.low, now.high],
+    }
+    if metric.name == "preference":
+        margin = estimated(level, [Ratio.of(margins(rows, position))], gates.confidence, gates.seed)
+        row |= {"margin": margin.value, "margin_interval": [margin.low, margin.high]}
+    row |= {"n": now.n, "gain_choosing": float(choosing), "gain": gain.value, "gain_interval": [gain.low, gain.high]}
+    if gates.reduce and metric.name in SHARES:
+        factor = estimated(partial(odds_factor, n=gain.n), judged, gates.confidence, gates.seed)
+        row |= {"odds_factor": factor.value, "odds_factor_interval": [factor.low, factor.high]}
+    row |= {"forgetting": {}, "forgetting_interval": {}, "within_gates": True}
+    for control in controls:
+        lost = forgetting(control, position, gates)
+        row["forgetting"][control.name] = lost.value
+        row["forgetting_interval"][control.name] = [lost.low, lost.high]
+        row["within_gates"] &= control.max_forgetting is None or lost.high <= control.max_forgetting
+        row["within_gates"] &= control.min_metric is None or _level(control, position, gates).low >= control.min_metric
+    return row
+
+
+def _shortfall(gates: Gates, before: float, gain: Estimate, row: Mapping[str, Any]) -> str:
+    """Why the chosen coefficient does not pass, or ""."""
+    least, metric = gates.min_gain, gates.metric.name
+    room = before if gates.reduce else 1 - before
+    if metric in SHARES and least > room:
+        return f"the base is at {before:.3f} already: min_gain = {least:g} is out of reach"
+    if gain.value < least or gain.value <= 0:
+        return f"the gain is below min_gain = {least:g}" if least else "there is no gain"
+    if gain.low < least or gain.low <= 0:
+        needed = rows_needed(gain, least)
+        enough = f"; about {2 * needed} rows in all would do, if it stays" if needed else ""
+        return f"the interval of the gain reaches {gain.low:+.3f}, {'below min_gain' if least else 'so it may be none'}{enough}"
+    if gates.min_metric is not None and row[f"{metric}_interval"][0] < gates.min_metric:
+        return f"the interval of {metric} reaches {row[f'{metric}_interval'][0]:.3f}, below min_metric = {gates.min_metric:g}"
+    if gates.odds is not None and row["odds_factor_interval"][0] < gates.odds:
+        return (
+            f"the odds fall {row['odds_factor']:.1f} times, by the interval {row['odds_factor_interval'][0]:.1f}; reduce = {gates.odds:g}"
         )
-    ]
-    return lambda picked: sum(above[row] for row in picked) / len(picked)
+    return ""
 
 
-def answer_loss(rows: Evaluation, position: int) -> Statistic:
-    """Nats per answer token over the picked rows."""
-    sums, counts = rows["chosen"][position], rows["chosen_tokens"]
-    return lambda picked: -sum(sums[row] for row in picked) / max(1.0, sum(counts[row] for row in picked))
+def _failing_controls(controls: Sequence[Control], gates: Gates) -> str:
+    """Which control set the base itself fails, or "": forgetting cannot be measured on what was never known."""
+    for control in controls:
+        known = _value(control.metric, control.evaluation, 0)
+        words = control.evaluation["numbers"][0].get("vocabulary")
+        if control.metric.name == "loss" and words and known >= math.log(words):
+            return f"the base fails control set '{control.name}': its loss is {known:.2f}, that of a guess {math.log(words):.2f}"
+        if control.min_metric is not None and known < control.min_metric:
+            return (
+                f"the base fails control set '{control.name}': its {control.metric.name} is {known:.3f}, min_metric {control.min_metric:g}"
+            )
+    return ""
 
 
-def relative_rise(rows: Evaluation, position: int) -> float:
-    """How much the loss rises over the base's: 0.03 is 3%."""
-    base, now = answer_loss(rows, 0)(_all(rows)), answer_loss(rows, position)(_all(rows))
-    return now / base - 1
+def gain_formula(metric: Metric, reduce: bool) -> Formula:
+    """How much better the metric became: relative for losses, absolute for the others; worse, where it is to be reduced."""
+    if metric.name == "perplexity":
+        return lambda before, after: (numpy.exp(after - before) - 1) if reduce else (1 - numpy.exp(after - before))
+    plain = relative_fall if metric.name == "loss" else difference
+    return (lambda before, after: 0.0 - plain(before, after)) if reduce else plain
 
 
-def _gain(rows: Evaluation, metric: str, position: int) -> Statistic:
-    if metric == "preference":
-        before, after = preference(rows, 0), preference(rows, position)
-        return lambda picked: after(picked) - before(picked)
-    before, after = answer_loss(rows, 0), answer_loss(rows, position)
-    return lambda picked: 1 - after(picked) / before(picked)
+def forgetting(control: Control, position: int, gates: Gates) -> Estimate:
+    """How much worse a control set became: 0.03 is 3% more loss, or three points less of a share."""
+    if control.metric.name in FALLING and control.metric.of(control.evaluation, 0).value <= 0:
+        raise BuildError(f"the base's loss on control set '{control.name}' is 0", hint="a rise of it has no measure; take other rows")
+    pair = [control.metric.of(control.evaluation, 0), control.metric.of(control.evaluation, position)]
+    return estimated(gain_formula(control.metric, True), pair, gates.confidence, gates.seed)
 
 
-def interval(statistic: Statistic, picked: Sequence[int], confidence: float, seed: int) -> tuple[float, float]:
-    """The bootstrap interval of a statistic over rows, by percentiles (Efron 1979)."""
-    generator = random.Random(seed)
-    found = sorted(statistic(generator.choices(picked, k=len(picked))) for _ in range(RESAMPLES))
-    tail = int(RESAMPLES * (1 - confidence) / 2)
-    return found[tail], found[-1 - tail]
+def _level(control: Control, position: int, gates: Gates) -> Estimate:
+    return estimated(_formula(control.metric), [control.metric.of(control.evaluation, position)], gates.confidence, gates.seed)
 
 
-def _all(rows: Evaluation) -> Sequence[int]:
-    return range(len(rows["half"]))
+def _formula(metric: Metric) -> Formula:
+    return numpy.exp if metric.name == "perplexity" else level
+
+
+def _value(metric: Metric, evaluation: Evaluation, position: int) -> float:
+    return float(_formula(metric)(numpy.float64(metric.of(evaluation, position).value)))
+
+
+def _estimate(bounds: Sequence[float], value: float, n: int) -> Estimate:
+    return Estimate(value, bounds[0], bounds[1], n)

@@ -30,8 +30,13 @@ def parse(data: bytes, path: str) -> list[Row]:
     Raises UsageError with every bad line of the file (at most ten are shown).
     """
     rows, problems = [], []
+    ids: dict[str | int, str] = {}
     for place, given, unread in _parquet(data, path) if path.endswith(".parquet") else _lines(data):
         wrong = unread or _problem(given) or _unspeakable(given)
+        name = given.get("id") if isinstance(given, dict) else None
+        if isinstance(name, (str, int)):
+            wrong = wrong or (f"has the id '{name}' of {ids[name]}" if name in ids else None)
+            ids.setdefault(name, place)
         if wrong:
             problems.append((place, wrong))
         else:
@@ -106,6 +111,14 @@ def part(rows: Sequence[Row], which: Part) -> list[Row]:
 def bucket(row: Row) -> int:
     """A fixed number of the row, spread evenly: what splits are made by."""
     return int(digest_of(canonical_bytes(row))[:12], 16)
+
+
+def asked(row: Row) -> str:
+    """A short digest of a question and its answer: two rows that differ only in what they reject have the same."""
+    answer = {field: row[field] for field in row if field != "rejected"}
+    if "chosen" in answer:
+        answer["completion"] = answer.pop("chosen")
+    return digest_of(canonical_bytes(answer))[:16]
 
 
 def _problem(row: Any) -> str | None:

@@ -53,6 +53,7 @@ def merge(work: Merge, labels: list[str]) -> dict[str, Any]:
     cosines    (n, n)
     conflicts  (n, n) share of the entries which both vectors move, where they pull in opposite directions
     trimmed    (n,) share of the entries that each vector moves, and the method drops
+    worst_pair the two with the lowest cosine; where there are two vectors
     opposed    share of the entries that anybody keeps, where both signs are kept
     """
     n = len(labels)
@@ -78,13 +79,20 @@ def merge(work: Merge, labels: list[str]) -> dict[str, Any]:
     norms = numpy.sqrt(numpy.diagonal(products))
     moved = numpy.diagonal(both)
     moving = norms[norms > 0]
-    return {
+    cosines = (products / numpy.where(norms > 0, norms, 1)[:, None] / numpy.where(norms > 0, norms, 1)[None, :]).tolist()
+    conflicts = (against / numpy.maximum(both, 1)).tolist()
+    pairs = [(cosines[one][other], -conflicts[one][other], one, other) for one in range(n) for other in range(one)]
+    worst = {}
+    if pairs:
+        cosine, conflict, one, other = min(pairs)
+        worst = {"worst_pair": {"vectors": [labels[other], labels[one]], "cosine": cosine, "conflict": -conflict}}
+    return worst | {
         "vectors": labels,
         "norms": numpy.sqrt(plain).tolist(),
         "scaled_norms": norms.tolist(),
         "mismatch": float(moving.max() / moving.min()) if moving.size else 1.0,
-        "cosines": (products / numpy.where(norms > 0, norms, 1)[:, None] / numpy.where(norms > 0, norms, 1)[None, :]).tolist(),
-        "conflicts": (against / numpy.maximum(both, 1)).tolist(),
+        "cosines": cosines,
+        "conflicts": conflicts,
         "trimmed": (1 - kept / numpy.maximum(moved, 1)).tolist(),
         "opposed": _share(float(decided[1]), float(decided[0])),
     }

@@ -12,6 +12,7 @@ and may have
     REFERS    role of a folder whose files the artifact names instead of copying them
     CARRIES   roles whose inputs are handed on beside the artifact's own files
     THREADED  True where it takes `progress.settings["threads"]`: the cores that nobody else of this build has
+    MEASURES  True where it takes `progress.settings["measurements"]`: what other actions measured
     SORTED    (role, parameter): a list role without an order, and the list parameter that goes with it
 """
 

@@ -1,55 +1,116 @@
-"""base + vector + rows -> the log-probability of every answer at every coefficient. Measures; judges nothing."""
+"""A base, maybe a vector, and rows -> what the model says to every row at every coefficient. Measures; judges nothing."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from buildsys.action import Digest
+from buildsys.evaluation.names import Kind
+from buildsys.measurements import Measurements
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 
-VERSION = 1
-ROLES = {"base": "model folder", "vector": "vector", "rows": "rows"}
+if TYPE_CHECKING:
+    from buildsys.evaluation.sets import EvaluationSet
+
+VERSION = 2
+ROLES = {
+    "base": "model folder",
+    "vector": "vector (none: the model alone)",
+    "rows": "rows (none for a task of lm-eval)",
+    "files": "a judge's source, or the files of a task",
+}
 PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
 FLUSH = False
+MEASURES = True
 
 
-class Params(Strict):
-    coefficients: list[float]  # growing; 0, the base itself, is always measured as well
+class Generate(Strict):
+    """How the model's own words are asked for."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # 0: the likeliest token
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Task(Strict):
+    """A task of lm-evaluation-harness, by that package's names."""
+
+    task: str
+    metric: str = "acc"  # one that a single document has
+    include: str | None = None  # folder that defines the task
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=1)] | None = None  # documents
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Spec(Strict):
+    """What is asked of a model on one set of rows; a metric is made of the answers later."""
+
+    kind: Kind = "answers"
     max_length: Annotated[int, Field(ge=2)] = 1024
+    generate: Generate = Generate()
+    judge: str = ""  # "module:function"
+    lm_eval: Task | None = None
+    files: list[str] = []  # the names of the files that come with it
+
+
+class Params(Spec):
+    coefficients: list[Any]  # 0, the base itself, is always measured as well
     threads: Annotated[int, Field(ge=1)] = 1
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
-    from buildsys.evaluation import score
-    from buildsys.examples import encode
-    from buildsys.examples.rows import HELD_OUT_SHARE, bucket, shape
-    from buildsys.tensors import checkpoints, delta, models, vectors
+    from buildsys.evaluation.subject import Subject
     from buildsys.training import fit
 
     fit.deterministic(0, params.threads)
-    model = models.load(inputs["base"])
-    vector = vectors.Vector(inputs["vector"])
-    tokenizer = encode.load_tokenizer(str(inputs["base"]))
-    rows = fit.rows(inputs["rows"])
-    room = models.context(model, params.max_length)
-    examples = encode.encode(tokenizer, rows, room)
-    measured: dict[str, Any] = {
-        "shape": shape(rows[0]),
-        "coefficients": [0.0, *params.coefficients],
-        "half": [bucket(row) // HELD_OUT_SHARE % 2 for row in rows],
+    asked = opened(params, inputs.paths.get("rows"), inputs.paths.get("files", []))
+    measurements = Measurements.of(progress)
+    coefficients = [0.0, *params.coefficients]
+    numbers = []
+    rows = inputs.digests.get("rows", "")
+    with Subject(inputs["base"], inputs.paths.get("vector")) as subject:
+        for position, coefficient in enumerate(coefficients):
+            progress(f"coefficient {coefficient:g}" if isinstance(coefficient, float) else "evaluating", position / len(coefficients))
+            document = measured(params, params.threads, inputs.digests, rows, inputs.digests.get("files", []), coefficient)
+            numbers.append(measurements.get(document, lambda at=coefficient: asked.numbers(subject.at(at), subject.tokenizer)))  # type: ignore[misc]
+    found = recorded(asked, coefficients, numbers)
+    (out / "evaluation.json").write_text(json.dumps(found))
+    return {"n": len(found["half"]), "measured": measurements.made, **asked.facts}
+
+
+def opened(spec: Spec, rows: Path | None, files: list[Path]) -> EvaluationSet:
+    from buildsys.evaluation.sets import EvaluationSet
+    from buildsys.training import fit
+
+    return EvaluationSet(spec, fit.rows(rows) if rows is not None else [], files)
+
+
+def measured(spec: Spec, threads: int, digests: Any, rows: Digest, files: list[Digest], coefficient: Any) -> dict[str, Any]:
+    """The document of one measurement: all that decides it. At 0 every vector of a base shares one; a merge's model has no vector."""
+    own = spec.model_dump(include=set(Spec.model_fields))
+    found = {"evaluate": VERSION, "spec": own, "threads": threads, "base": digests["base"], "rows": rows, "files": files}
+    if "vector" in digests and coefficient != 0:
+        found |= {"vector": digests["vector"], "coefficient": coefficient}
+    return found
+
+
+def recorded(asked: EvaluationSet, coefficients: list[Any], numbers: list[dict[str, Any]]) -> dict[str, Any]:
+    """An evaluation: for every coefficient the numbers of all rows, and for every row the half of the set that it belongs to."""
+    from buildsys.examples.rows import HELD_OUT_SHARE
+
+    documents = numbers[0].get("documents")
+    return {
+        "kind": asked.spec.kind,
+        "shape": asked.shape,
+        "coefficients": coefficients,
+        "half": asked.half if documents is None else [int(name[:12], 16) // HELD_OUT_SHARE % 2 for name in documents],
+        "expected": asked.expected if asked.spec.kind == "generations" else [],
+        "numbers": numbers,
     }
-    runs = []
-    names = delta.stored_names(model, checkpoints.Checkpoint(inputs["base"]).entries)
-    with delta.applied(model, names, vector) as apply:
-        for position, coefficient in enumerate(measured["coefficients"]):
-            progress(f"coefficient {coefficient:g}", position / len(measured["coefficients"]))
-            apply(coefficient)
-            runs.append(score.log_probabilities(model, examples))
-    measured |= {name: [run[name] for run in runs] for name in ("chosen", "rejected") if name in runs[0]}
-    measured |= {name: runs[0][name] for name in ("chosen_tokens", "rejected_tokens") if name in runs[0]}
-    (out / "evaluation.json").write_text(json.dumps(measured))
-    return {"n": len(rows), **encode.cut_facts(examples, room)}

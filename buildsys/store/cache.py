@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
+from buildsys.measurements import FOLDER as MEASURED
 from buildsys.store.fresh import this_boot
 from buildsys.store.objects import Objects, flush_file, write_whole
 from buildsys.store.observe import Observer
@@ -33,7 +34,8 @@ class Cache:
         self.folder = folder
         self.objects = Objects(folder)
         self.records = Records(folder)
-        self.outputs = Outputs(folder, self.objects)
+        self.outputs = Outputs(folder / "out", self.objects)
+        self.refused = Outputs(folder / "refused", self.objects)
         self.boot = this_boot()
 
     @classmethod
@@ -61,7 +63,7 @@ class Cache:
     def prepare(self) -> None:
         """Make the folders, and remove what killed runs left in `tmp/`. Raises BuildError where it cannot write."""
         try:
-            for name in ("objects", "actions", "out", "partial", "logs", "tmp", "locks", "fresh"):
+            for name in ("objects", "actions", "out", "refused", "partial", "logs", "tmp", "locks", "fresh"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             for name, text in (("FORMAT", FORMAT), (".gitignore", _IGNORE)):
                 if not (self.folder / name).exists():
@@ -160,10 +162,22 @@ class Cache:
                 shutil.rmtree(folder, ignore_errors=True)
         (self.folder / "locks" / f"tmp-{name}.lock").unlink(missing_ok=True)
 
-    def publish(self, target: str, content: Content) -> None:
-        """Show an artifact in `cache/out/<target>`."""
+    def publish(self, target: str, content: Content, *, refused: bool = False) -> None:
+        """Show an artifact in `cache/out/<target>`, or one that its checks refused in `cache/refused/<target>`."""
         with self.workspace() as space:
-            self.outputs.publish(target, content, space)
+            (self.refused if refused else self.outputs).publish(target, content, space)
+
+    @property
+    def measurements(self) -> Path:
+        return self.folder / MEASURED
+
+    def adopt(self, made: Path, *, replacing: bool) -> None:
+        """Keep the measurements that an action made in a folder of its own; the first of a name stays, unless it is replaced on purpose."""
+        for path in sorted(made.glob("*/*.json")):
+            place = self.measurements / path.parent.name / path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if replacing or not place.exists():
+                path.replace(place)
 
     def partial(self, key: str) -> Path:
         return self.folder / "partial" / key

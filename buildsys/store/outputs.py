@@ -31,8 +31,8 @@ class Content:
 
 
 class Outputs:
-    def __init__(self, cache: Path, objects: Objects) -> None:
-        self.folder = cache / "out"
+    def __init__(self, folder: Path, objects: Objects) -> None:
+        self.folder = folder
         self._objects = objects
 
     def path(self, target: str) -> Path:

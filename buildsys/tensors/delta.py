@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from buildsys.errors import BuildError
+from buildsys.merging.coefficients import Coefficient, Depths, at
 from buildsys.tensors.checkpoints import Entry
 from buildsys.tensors.matching import HEADS, mismatch
 from buildsys.tensors.vectors import Vector
@@ -80,10 +81,11 @@ def save(model: PreTrainedModel, before: Mapping[str, torch.Tensor], names: Mapp
 
 
 @contextmanager
-def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) -> Iterator[Callable[[float], None]]:
+def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) -> Iterator[Callable[[Coefficient], None]]:
     """A function that sets the model to base + α·τ, in place; the base's weights are back when the block ends.
 
     names  parameter -> its name in the checkpoint, as `stored_names` gives it
+    α may be a list over depth or a table of patterns, as a recipe may have it.
     Raises BuildError for a tensor that moves and is no parameter of the model.
     """
     parameters = {names[name]: parameter for name, parameter in model.named_parameters()}
@@ -97,10 +99,13 @@ def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) ->
     found = {name: (parameters[name], tau) for name, tau in taus.items() if name in parameters}
     moving = {name: (p, p.detach().clone(), tau) for name, (p, tau) in found.items() if tau is not None and tau.any()}
 
-    def apply(coefficient: float) -> None:
+    depths = Depths(names.values())
+
+    def apply(coefficient: Coefficient) -> None:
         with torch.no_grad():
-            for parameter, base, tau in moving.values():
-                parameter.copy_(base if not coefficient else added(base, tau, coefficient))
+            for name, (parameter, base, tau) in moving.items():
+                alpha = at(coefficient, name, depths.of(name))
+                parameter.copy_(base if not alpha else added(base, tau, alpha))
 
     try:
         yield apply

@@ -7,12 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from buildsys.rules import Strict, icl, pretrain, train
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+from buildsys.tables.types import Commit, Finite, Positive, shape
+from buildsys.tables.verify import Checks, Tune, Verify
 
 
 class Build(Strict):
@@ -22,6 +18,7 @@ class Build(Strict):
 
 class Graph(Strict):
     nodes: str | None = None
+    strict: bool = False  # nodes and vectors must map 1:1, and every link must lead somewhere
 
 
 class Keep(Strict):
@@ -65,40 +62,6 @@ class Train(train.Settings, train.Steering, _Stored):
     keep: Keep | None = None
 
 
-class Verify(Strict):
-    rows: str | None = None
-    metric: Literal["preference", "loss"] | None = None
-    min_gain: Share = 0.0
-    coefficients: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.25, 0.5, 0.75, 1.0]
-    control: str | dict[Name, str] | None = None
-    max_forgetting: Share | dict[str, Share] | None = None
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    max_length: Annotated[int, Field(ge=2)] = 1024
-    threads: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _gates_have_a_control_set(self) -> Verify:
-        names = set(self.controls())
-        if isinstance(self.max_forgetting, dict):
-            unknown = sorted(set(self.max_forgetting) - names)
-            if unknown:
-                raise ValueError(f"max_forgetting names '{unknown[0]}', which is no control set")
-        elif self.max_forgetting is not None and not names:
-            raise ValueError("max_forgetting needs a 'control' set to be measured on")
-        return self
-
-    def controls(self) -> dict[str, str]:
-        """Control set -> its file."""
-        if isinstance(self.control, str):
-            return {"control": self.control}
-        return dict(self.control or {})
-
-    def gate(self, control: str) -> float | None:
-        if isinstance(self.max_forgetting, dict):
-            return self.max_forgetting.get(control)
-        return self.max_forgetting
-
-
 class Pretrain(pretrain.Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     corpus: str
@@ -128,11 +91,6 @@ class Base(_FromSomewhere):
         return self
 
 
-def _shape(given: Any) -> str:
-    """Which branch of a union is meant, spelt as `buildfile` expects the names of branches."""
-    return "list[entries]" if isinstance(given, list) else "dict[table]" if isinstance(given, dict | Strict) else "str"
-
-
 class HubRows(Strict):
     """Rows of a data set on the Hub."""
 
@@ -144,9 +102,15 @@ class HubRows(Strict):
 class Behavior(Strict):
     node: str | None = None
     base: str | None = None
-    examples: Annotated[Annotated[str, Tag("str")] | Annotated[HubRows, Tag("dict[table]")], Discriminator(_shape)]
+    examples: Annotated[Annotated[str, Tag("str")] | Annotated[HubRows, Tag("dict[table]")], Discriminator(shape)] | None = None
     train: Train = Train()
     verify: Verify = Verify()
+
+    @model_validator(mode="after")
+    def _has_examples(self) -> Behavior:
+        if self.examples is None and self.node is None:
+            raise ValueError("'examples' is missing, and there is no 'node' that could hold them")
+        return self
 
 
 class Analogy(Strict):
@@ -212,21 +176,31 @@ class Source(_FromSomewhere):
 Vectors = Annotated[
     Annotated[Annotated[dict[str, Any], Field(min_length=1)], Tag("dict[table]")]  # coefficients are checked with the names beside them
     | Annotated[Annotated[list[Listed], Field(min_length=1)], Tag("list[entries]")],
-    Discriminator(_shape),
+    Discriminator(shape),
 ]
 
 
 class Merged(Strict):
-    base: Annotated[Annotated[str, Tag("str")] | Annotated[Source, Tag("dict[table]")], Discriminator(_shape)] | None = None
+    base: Annotated[Annotated[str, Tag("str")] | Annotated[Source, Tag("dict[table]")], Discriminator(shape)] | None = None
     method: str = "task_arithmetic"
     vectors: Vectors
     unverified: bool | list[str] = False
     other_base: bool = False
+    checks: Checks | None = None
+    tune: Tune | None = None
     tokenizer: Literal["base", "union"] | None = None
     post: Literal["svc"] | None = None
     svc_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     device: Literal["auto", "cpu", "cuda", "xpu"] = "auto"  # never part of a key
     options: dict[str, Any] = {}  # every other key of the table: what the method makes of them is checked in the graph
+
+    @model_validator(mode="after")
+    def _tuned_by_checks(self) -> Merged:
+        if self.tune is not None and self.checks is None:
+            raise ValueError('tune = { by = "checks" } needs a checks table to tune for')
+        if self.tune is not None and self.tokenizer == "union":
+            raise ValueError('tune makes its merges in memory, which tokenizer = "union" does not allow')
+        return self
 
     @model_validator(mode="after")
     def _alpha_has_a_use(self) -> Merged:

@@ -1,0 +1,20 @@
+"""Types that tables share: numbers within bounds, names, and how the branches of a union are told apart."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from buildsys.rules import Strict
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+def shape(given: Any) -> str:
+    """Which branch of a union is meant, spelt as `buildfile` expects the names of branches."""
+    return "list[entries]" if isinstance(given, list) else "dict[table]" if isinstance(given, dict | Strict) else "str"
