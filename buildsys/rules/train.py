@@ -13,7 +13,7 @@ from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 from buildsys.training.arguments import REFUSED
 
-VERSION = 2
+VERSION = 3
 ROLES = {
     "base": "model folder",
     "examples": "rows",

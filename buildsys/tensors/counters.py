@@ -48,6 +48,25 @@ def gaussian(key: int, count: int, deviation: float) -> Array:
 
 
 @compiled
+def _shuffle(key, order, signs):  # type: ignore[no-untyped-def]
+    """Fisher-Yates: 31 bits of a counter choose the place, another one the sign."""
+    for i in range(order.size):
+        order[i] = i
+    for i in range(order.size - 1, -1, -1):
+        bits = mixed(key, U64(i))
+        j = ((bits >> U64(33)) * U64(i + 1)) >> U64(31)
+        order[i], order[j] = order[j], order[i]
+        signs[i] = F32(1) - F32(2) * F32(bits & U64(1))
+
+
+def signed_permutation(key: int, count: int) -> tuple[Array, Array]:
+    """(order, signs): 0 … count − 1 shuffled, int32, and as many independent ±1, float32. `count` is below 2³¹."""
+    order, signs = numpy.empty(count, numpy.int32), numpy.empty(count, F32)
+    _shuffle(U64(key), order, signs)
+    return order, signs
+
+
+@compiled
 def _round_up_or_down(bits, key, out):  # type: ignore[no-untyped-def]
     for block in range((out.size + 3) // 4):
         random = mixed(key, U64(block))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from blake3 import blake3
 
 from buildsys.tensors import counters
+from buildsys.tensors.arrays import Array
 from buildsys.training import loops
 
 LIMIT = 1.01  # γ of the norm-growth limiter (Fira, arXiv 2410.01623)
@@ -27,6 +29,40 @@ def random_key(*parts: object) -> int:
 def gaussian_projection(rank: int, side: int, key: tuple[object, ...]) -> torch.Tensor:
     """P, (rank, side) float32, entries i.i.d. N(0, 1/rank): a function of its key alone, so it is never stored."""
     return torch.from_numpy(counters.gaussian(random_key(*key), rank * side, 1 / math.sqrt(rank))).view(rank, side)
+
+
+@dataclass(frozen=True)
+class SparseSigns:
+    """P, (rank, side), with one ±1 in each column: row b has signs[k] at column order[k], k from b·side/rank to (b + 1)·side/rank.
+
+    order  (side,) int32, a permutation; signs: (side,) float32
+    """
+
+    rank: int
+    order: Array
+    signs: Array
+
+    def dense(self) -> torch.Tensor:
+        """(rank, side) float32, for the devices that multiply matrices faster than they gather rows."""
+        side = self.order.size
+        counts = numpy.diff(numpy.arange(self.rank + 1) * side // self.rank)
+        matrix = torch.zeros(self.rank, side)
+        matrix.numpy()[numpy.repeat(numpy.arange(self.rank), counts), self.order] = self.signs
+        return matrix
+
+
+def sparse_projection(rank: int, side: int, key: tuple[object, ...]) -> SparseSigns:
+    """A count sketch (Charikar et al. 2002), Kane & Nelson's (2014) sparse Johnson-Lindenstrauss transform with one entry a column.
+
+    E[PᵀP] is the identity as for N(0, 1/rank), and ‖Px‖² spreads no wider about ‖x‖²; but P·G is sums of G's rows, no product.
+    The columns are dealt out evenly, which spreads less than a row drawn for each. A function of its key alone, so it is never stored.
+    """
+    return SparseSigns(rank, *counters.signed_permutation(random_key(*key), side))
+
+
+def no_projection(side: int) -> SparseSigns:
+    """The identity: nothing is compressed."""
+    return SparseSigns(side, numpy.arange(side, dtype=numpy.int32), numpy.ones(side, numpy.float32))
 
 
 def apollo_factors(
@@ -77,7 +113,7 @@ def _channel_squares(
         found = torch.empty(2, compressed.shape[0], compressed.shape[2])
         betas = numpy.float32(beta1), numpy.float32(beta2), numpy.float32(added)
         given = zip(*loops.arrays(compressed, exp_avg, exp_avg_sq, found[0], found[1]), strict=True)
-        loops.side_by_side([partial(loops.channel_squares, *one[:3], *betas, *one[3:]) for one in given])
+        loops.by_channels(loops.channel_squares, [(*one, *betas) for one in given], compressed.shape[2])
         return found[0], found[1]
     exp_avg.lerp_(compressed, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(compressed, compressed, value=1 - beta2)
@@ -86,34 +122,39 @@ def _channel_squares(
     return adapted.square_().sum(1), compressed.square().sum(1)
 
 
-def compressed_gradients(
+def gathered_gradients(
+    gradients: Sequence[torch.Tensor], projections: Sequence[SparseSigns], tall: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R = P·G with the small side compressed, norm of each channel) of n gradients of one shape, on a CPU.
+
+    gradients  (m, n) each, float32; tall: the rows are the channels
+    Returns (n, r, large side) and (n, large side).
+    """
+    large = max(gradients[0].shape)
+    compressed, norms = torch.empty(len(gradients), projections[0].rank, large), torch.empty(len(gradients), large)
+    given = zip(gradients, projections, *loops.arrays(compressed, norms), strict=True)
+    gathered = [(*loops.arrays(gradient.contiguous()), own.order, own.signs, out, norm) for gradient, own, out, norm in given]
+    loops.by_channels(loops.gather_rows if tall else loops.gather_columns, gathered, large)
+    return compressed, norms
+
+
+def multiplied_gradients(
     gradients: Sequence[torch.Tensor], projections: Sequence[torch.Tensor], tall: bool, per_channel: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(R = P·G with the small side compressed, norms of each channel or of the whole) of n gradients of one shape.
-
-    gradients    (m, n) each, float32; tall: the rows are the channels
-    projections  (r, small side) each
-    Returns (n, r, large side) and (n, large side), or (n, 1) without `per_channel`.
-    """
+    """As `gathered_gradients` with dense projections (r, small side), on any device; without `per_channel` norms are (n, 1)."""
     large, rank, device = max(gradients[0].shape), projections[0].shape[0], gradients[0].device
     compressed = torch.empty(len(gradients), rank, large, device=device)
     norms = torch.empty(len(gradients), large if per_channel else 1, device=device)
-    wide = [gradient.T if tall else gradient for gradient in gradients]  # views
-    if device.type == "cpu" and all(gradient.is_contiguous() for gradient in gradients):
-        if rank > 1 or per_channel:
-            for position, projection in enumerate(projections):
-                torch.mm(projection, wide[position], out=compressed[position])
-        read: Any = (loops.project_rows, loops.project_columns, loops.row_norms, loops.column_norms)[2 * per_channel + (not tall)]
-        rows, channels = loops.arrays(compressed, norms)
-        given = [loops.arrays(gradient, projection[0]) for gradient, projection in zip(gradients, projections, strict=True)]
-        if per_channel:
-            loops.side_by_side([partial(read, own, norm) for (own, _), norm in zip(given, channels, strict=True)])
-        else:
-            loops.side_by_side([partial(read, *one, row[0], norm) for one, row, norm in zip(given, rows, channels, strict=True)])
+    if device.type == "cpu" and rank == 1 and not per_channel:
+        read: Any = loops.project_rows if tall else loops.project_columns
+        given = zip(gradients, projections, *loops.arrays(compressed, norms), strict=True)
+        numbers = [(*loops.arrays(gradient.contiguous(), own[0]), out[0], norm) for gradient, own, out, norm in given]
+        loops.side_by_side([partial(read, *one) for one in numbers])
         return compressed, norms
-    for position, projection in enumerate(projections):
-        torch.mm(projection, wide[position], out=compressed[position])
-        norms[position] = torch.linalg.vector_norm(wide[position], dim=0 if per_channel else None)
+    for position, (gradient, projection) in enumerate(zip(gradients, projections, strict=True)):
+        wide = gradient.T if tall else gradient  # a view
+        torch.mm(projection, wide, out=compressed[position])
+        norms[position] = torch.linalg.vector_norm(wide, dim=0 if per_channel else None)
     return compressed, norms
 
 
