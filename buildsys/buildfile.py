@@ -194,7 +194,7 @@ def _plain(expected: str) -> str:
 def _table_at(model: type[Strict], keys: list[str]) -> type[Strict] | None:
     """The model of a nested table; None where an annotation says nothing of it."""
     for key in keys:
-        if key.isdigit():  # the place of an entry in a list
+        if key.isdigit() or key not in model.model_fields:  # the place of an entry in a list, or a name that the file gave
             continue
         inner = list(_tables(model.model_fields[key].annotation))
         if not inner:

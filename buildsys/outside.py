@@ -67,7 +67,7 @@ def row_digests(source: Rows, observer: Observer) -> list[tuple[str, str]]:
         return " ".join(f"{rows.asked(row)}:{rows.bucket(row):x}" for row in picked_rows(source))
 
     try:
-        found = observer.derived(source.path, f"row digests {source.part}{_of(source)}", compute).split()
+        found = observer.derived(source.path, f"each row {source.part}{_of(source)}", compute).split()
         return [(asked, whole) for asked, _, whole in (one.partition(":") for one in found)]
     except OSError as error:
         raise _unreadable(source.path, error) from error

@@ -22,7 +22,7 @@ def search(measure: Callable[[float], Point], start: float, most: float, budget:
     """The coefficients that were tried, growing; `measure` is asked for each of them once.
 
     Doubles from `start` while gates hold and the gain grows, but not beyond `most`; where `start` itself breaks, halves it instead.
-    Then it halves the gap above the best coefficient, and the one below it where the best already is the last that grew.
+    Then it halves the wider of the gaps above and below the best coefficient, until both are narrow.
     """
     tried: dict[float, Point] = {}
 
@@ -42,15 +42,17 @@ def search(measure: Callable[[float], Point], start: float, most: float, budget:
             break
         else:
             at = min(2 * at, most)
-    while len(tried) < budget and (middle := _gap(tried, best())) is not None:
+    while len(tried) < budget and (middle := _gap(tried, best(), start / 16)) is not None:
         tried[middle] = measure(middle)
     return sorted(tried)
 
 
-def _gap(tried: dict[float, Point], leader: float | None) -> float | None:
-    """The middle of the wider gap beside the best coefficient; None where both are narrow."""
+def _gap(tried: dict[float, Point], leader: float | None, least: float) -> float | None:
+    """The middle of the wider gap beside the best coefficient; None where both are narrow. Below the smallest is room down to `least`."""
     if leader is None:
         return None
     above, below = min((at for at in tried if at > leader), default=None), max((at for at in tried if at < leader), default=None)
+    if below is None and leader > 2 * least:
+        below = leader / 3
     gaps = [(low, high) for low, high in ((leader, above), (below, leader)) if low and high and high / low > CLOSE]
     return max(((high / low, round((low + high) / 2, 4)) for low, high in gaps), default=(0.0, None))[1]

@@ -59,16 +59,16 @@ def estimated(formula: Formula, ratios: Sequence[Ratio], confidence: float, seed
 
     formula  of one array for each ratio, elementwise
 
-    Shares get one more row that speaks for the figure and one that speaks against it, after Agresti and Min (2005): four rows of four that
+    Shares get two more rows that speak for the figure and two that speak against it, after Agresti and Coull (1998): four rows of four that
     all moved one way are chance as often as one time in sixteen, and a plain bootstrap would call them certain.
     """
     n = len(ratios[0].numerator)
     value = float(formula(*(numpy.float64(one.value) for one in ratios)))
     pairs = [(one.numerator, one.denominator) for one in ratios]
     if all(one.share for one in ratios):
-        extra = numpy.array([[0.0, 1.0], [1.0, 0.0]])
+        extra = numpy.array([[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
         pairs = [
-            (numpy.concatenate([top, extra[at % 2]]), numpy.concatenate([bottom, numpy.ones(2)])) for at, (top, bottom) in enumerate(pairs)
+            (numpy.concatenate([top, extra[at % 2]]), numpy.concatenate([bottom, numpy.ones(4)])) for at, (top, bottom) in enumerate(pairs)
         ]
     rows = _resampled(len(pairs[0][0]), seed)
     found = formula(*(top[rows].sum(1) / numpy.maximum(1.0, bottom[rows].sum(1)) for top, bottom in pairs))

@@ -6,8 +6,9 @@ import math
 import traceback
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib import util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,11 +98,9 @@ class EvaluationSet:
     @cached_property
     def _judge(self) -> Callable[..., Sequence[float]]:
         module, _, function = self.spec.judge.partition(":")
-        loader = util.spec_from_file_location(f"judge_{module}", self._files[0])
-        assert loader is not None
-        assert loader.loader is not None
-        made = util.module_from_spec(loader)
-        loader.loader.exec_module(made)
+        loader = SourceFileLoader(f"judge_{module.replace('.', '_')}", str(self._files[0]))
+        made = ModuleType(loader.name)
+        loader.exec_module(made)
         found: Callable[..., Sequence[float]] | None = getattr(made, function, None)
         if not callable(found):
             raise BuildError(f"judge '{self.spec.judge}' is no function of its file", [("file", self.spec.files[0])])
