@@ -4,7 +4,8 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from buildsys.evaluation import score, verdict
+from buildsys.evaluation import score
+from buildsys.evaluation.metrics import Metric
 from buildsys.examples import encode
 from buildsys.tensors import models
 
@@ -16,7 +17,6 @@ def evaluated(folder: Path, sets: Mapping[str, Path], controls: Collection[str],
     for name, path in sets.items():
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         run = score.log_probabilities(model, encode.encode(tokenizer, rows, max_length))
-        measured = {key: [value] if key in ("chosen", "rejected") else value for key, value in run.items()}
-        statistic = verdict.answer_loss if name in controls else verdict.preference
-        found[name] = statistic(measured, 0)(range(len(rows)))
+        measured = {"numbers": [run]}
+        found[name] = Metric("loss" if name in controls else "preference").of(measured, 0).value
     return found

@@ -1,6 +1,7 @@
 """Verification: what an evaluation costs, what noise passes, what merges keep, what conflicts, what a removed or negated behaviour leaves.
 
-`--only speed noise three pair out negation` chooses; `--base FOLDER` names a built base-tiny, for the example's own behaviours.
+`--only speed noise three pair out negation` chooses; `--project FOLDER` keeps the real behaviours there, and goes on with what is built;
+`--base FOLDER` names a built base-tiny, for the example's own behaviours.
 """
 
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -30,9 +32,10 @@ RECIPES = {
 
 
 @cache
-def project(base: str) -> Path:
-    """The project of real behaviours, with everything that the parts look at, built once."""
-    root = Path(tempfile.mkdtemp())
+def project(folder: str) -> Path:
+    """The project of real behaviours, with everything that the parts look at."""
+    root = Path(folder or tempfile.mkdtemp()).resolve()
+    root.mkdir(exist_ok=True)
     text = stories.buildfile(root)
     text = text[: text.index("[merged.three]")]
     for at, (recipe, options) in enumerate(RECIPES.items()):
@@ -70,12 +73,13 @@ def shown(root: Path, target: str) -> dict[str, Any]:
     return values.get("checks.json") or values["verdict.json"]
 
 
-def speed(base: str) -> list[Row]:
+def speed(given: Namespace) -> list[Row]:
     """Seven coefficients of one behaviour in one evaluation, against a process for each that loads its model."""
-    root = project(base)
+    root = project(given.project)
     text = (root / "Buildfile.toml").read_text()
     rows = REAL / "behaviors" / "british-english.eval.jsonl"
-    own = f'[vector.timed]\nsum = {{ british = 1.0 }}\nverify = {{ rows = "{rows}", coefficients = {list(COEFFICIENTS)}, max_length = 224 }}\n'
+    verify = f'verify = {{ rows = "{rows}", coefficients = {list(COEFFICIENTS)}, max_length = 224 }}'
+    own = f"[vector.timed]\nsum = {{ british = 1.0 }}\n{verify}\n"
     models = "".join(f"[merged.at{at}]\nvectors = {{ british = {one} }}\n" for at, one in enumerate(COEFFICIENTS))
     (root / "Buildfile.toml").write_text(text + own + models)
     build(root, "vector-timed", *(f"merged-at{at}" for at in range(len(COEFFICIENTS))))
@@ -97,7 +101,7 @@ def speed(base: str) -> list[Row]:
     ]
 
 
-def noise(base: str) -> list[Row]:
+def noise(given: Namespace) -> list[Row]:
     """How many random vectors of a real one's norms pass the default gates."""
     import torch
 
@@ -107,7 +111,7 @@ def noise(base: str) -> list[Row]:
     from buildsys.rules.evaluate import Spec, recorded
     from buildsys.tensors import checkpoints, delta, models, vectors
 
-    root = project(base)
+    root = project(given.project)
     names = list(BRANCHES)
     build(root, *(f"vector-{name}" for name in names))
     torch.set_num_threads(2)
@@ -154,9 +158,9 @@ def _taus(vector: Any) -> dict[str, Any]:
     return {name: torch.from_numpy(tau) for name, tau in wholes.items() if tau is not None}
 
 
-def three(base: str) -> list[Row]:
+def three(given: Namespace) -> list[Row]:
     """What is kept of each verified gain by merges with tuned coefficients; the vector alone at its verified coefficient is 100%."""
-    root = project(base)
+    root = project(given.project)
     build(root, "merged-plain", *(f"merged-tuned{at}" for at in range(len(RECIPES))))
     verified = {name: shown(root, f"verified-{name}") for name in stories.ROWS}
     rows, best = [], (0.0, 0.0, "", 0.0)
@@ -179,9 +183,9 @@ def _kept(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> float:
     return (row["merged"] - row["base"]) / (verdict[verdict["metric"]] - row["base"])
 
 
-def pair(base: str) -> list[Row]:
+def pair(given: Namespace) -> list[Row]:
     """Two behaviours that oppose each other."""
-    root = project(base)
+    root = project(given.project)
     build(root, "merged-pair")
     found = shown(root, "merged-pair")
     rows = [
@@ -204,9 +208,9 @@ def pair(base: str) -> list[Row]:
     return rows
 
 
-def out(base: str) -> list[Row]:
+def out(given: Namespace) -> list[Row]:
     """One behaviour taken out of the merge of three: by a recipe without it, and by subtracting it from the merged model."""
-    root = project(base)
+    root = project(given.project)
     every = [*(f"merged-without-{name}" for name in stories.ROWS), *(f"merged-less-{name}" for name in stories.ROWS)]
     build(root, "merged-three", *every)
     sets = {name: REAL / "behaviors" / f"{rows}.eval.jsonl" for name, rows in stories.ROWS.items()} | {"control": REAL / "control.jsonl"}
@@ -238,19 +242,19 @@ def out(base: str) -> list[Row]:
     return rows
 
 
-def negation(base: str) -> list[Row]:
+def negation(given: Namespace) -> list[Row]:
     """base − α·τ for behaviours that the base shows: odds and control, the frontier and what passes."""
-    root = project(base)
+    root = project(given.project)
     build(root, "verified-unbasic")
     rows = _frontier("basic-english on stories260K", shown(root, "verified-unbasic"))
-    if base:
+    if given.base:
         example = Path(tempfile.mkdtemp())
         for folder in ("behaviors", "memory", "corpus"):
             (example / folder).symlink_to(ROOT / folder)
         text = (ROOT / "Buildfile.toml").read_text()
         text = (
             text[: text.index("[base.tiny]")]
-            + f'[base.tiny]\npath = "{Path(base).resolve()}"\n'
+            + f'[base.tiny]\npath = "{Path(given.base).resolve()}"\n'
             + text[text.index("[behavior.listening]") : text.index("[merged.v1]")]
         )
         (example / "Buildfile.toml").write_text(text)
@@ -280,7 +284,8 @@ def _frontier(label: str, verdict: Mapping[str, Any]) -> list[Row]:
 if __name__ == "__main__":
     asked = parser("Verification")
     asked.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    asked.add_argument("--project", default="", metavar="FOLDER", help="keep the project there; a temporary one else")
     asked.add_argument("--base", default="", metavar="FOLDER", help="a built base-tiny")
     given = asked.parse_args()
     parts = {"speed": speed, "noise": noise, "three": three, "pair": pair, "out": out, "negation": negation}
-    show([row for name in given.only for row in parts[name](given.base)], "Verification", given.json)
+    show([row for name in given.only for row in parts[name](given)], "Verification", given.json)

@@ -52,8 +52,18 @@ def _tried(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
         cells += [_figure(row["odds_factor"], row["odds_factor_interval"], "{:.1f}")] if factored else []
         cells += [_figure(row["forgetting"][name], row["forgetting_interval"][name], "{:+.1%}") for name in controls]
         found.append((*cells, note if row["within_gates"] else "forgets too much"))
+    found.append((f"gates  {_gates(verdict['gates'], verdict['metric'])}",))
     found.append((f"{verdict['confidence']:.0%} intervals; gains are judged on {_judged(verdict)}rows, the others on all {table[0]['n']}",))
     return found
+
+
+def _gates(gates: Mapping[str, Any], metric: str) -> str:
+    """What had to hold, each by the worse end of its interval."""
+    found = [f"gain at least {gates['min_gain']:g}" if gates["min_gain"] else "gain above 0"]
+    found += [f"{metric} at least {gates['min_metric']:g}"] if gates["min_metric"] is not None else []
+    found += [f"odds ÷ {gates['reduce']:g} or more"] if gates["reduce"] is not None else []
+    limits = [(name, limit) for name, limit in gates["max_forgetting"].items() if limit is not None]
+    return " · ".join(found + [f"{name} worse by {limit:.1%} at most" for name, limit in limits])
 
 
 def _checked(checks: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -134,23 +134,23 @@ SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "19273697529864e0"),
-    "bisect": (1, "3d08893d92b63856"),
-    "check": (1, "aa4d14e0929f19d4"),
+    "bisect": (1, "31493c5a09362d8c"),
+    "check": (1, "448c53d7e24593d0"),
     "combine": (1, "10bee770d97b8b78"),
     "dataset": (1, "c88f8b68ce511d1b"),
-    "evaluate": (2, "85895cb5d5a8df02"),
+    "evaluate": (2, "3f706816895befb5"),
     "extract": (2, "85f885636144b3e7"),
     "icl": (1, "3f64336461a3a2e1"),
-    "judge": (2, "0a6e056bbb9356d2"),
+    "judge": (2, "2f82b7d153a912cf"),
     "merge": (2, "17cda92217908a3c"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "10572c7aa29621ef"),
     "pretrain": (1, "84c765ff5673e0a3"),
     "reference": (1, "d599ef1c82022b0b"),
     "samples": (1, "687b9200ffc679b1"),
-    "search": (1, "170125fccee3a8a8"),
+    "search": (1, "96023e13e8ae27b8"),
     "train": (3, "d62e9db7c2fd302c"),
-    "tune": (1, "d9f26a7455074384"),
+    "tune": (1, "8ee2a618b0c2bed2"),
 }
 
 

@@ -165,7 +165,7 @@ def test_a_gate_that_nothing_passes_fails_the_target_with_a_table_and_stays_fail
         lines = ran.stderr.splitlines()
         assert lines[0].startswith("error: verified-later is not verified: ")
         assert lines[1].split() == ["coefficient", "preference", "gain"]
-        assert [line.split()[0] for line in lines[2:6]] == ["0", "0.5", "1", "95%"]
+        assert [line.split()[0] for line in lines[2:6]] == ["0", "0.5", "1", "gates"]
         assert built.build("status", "verified-later").stdout.splitlines()[-1].startswith("failed  verified-later")
         assert built.build("merged-m", "-q").code == 1
         assert not (built.root / "cache/out/merged-m").exists()

@@ -174,7 +174,8 @@ def test_the_verdict_that_is_no_shows_every_coefficient_with_its_intervals(world
     lines = ran.stderr.splitlines()
     assert lines[0] == "error: verified-later is not verified: the gain is below min_gain = 0.9"
     assert lines[1].split() == ["coefficient", "preference", "gain", "control", "worse", "by"]
-    assert [line.split()[0] for line in lines[2:6]] == ["0", "0.01", "0.02", "95%"]
+    assert [line.split()[0] for line in lines[2:7]] == ["0", "0.01", "0.02", "gates", "95%"]
+    assert lines[5].strip() == "gates  gain at least 0.9"
     assert all(line.count("[") == 3 for line in lines[2:5])
 
 

@@ -83,6 +83,8 @@ def judge(rows: Evaluation, controls: Sequence[Control], gates: Gates) -> dict[s
         "direction": "reduce" if gates.reduce else "raise",
     }
     found |= {"confidence": gates.confidence, "table": table}
+    found["gates"] = {"min_gain": gates.min_gain, "min_metric": gates.min_metric, "reduce": gates.odds}
+    found["gates"]["max_forgetting"] = {one.name: one.max_forgetting for one in controls}
     found["base"] = {
         metric.name: table[0][metric.name],
         **{f"{c.name} {c.metric.name}": _value(c.metric, c.evaluation, 0) for c in controls},
