@@ -48,9 +48,10 @@ def project(folder: str) -> Path:
         text += f"[merged.without-{name}]\nvectors = {{ {rest} }}\nchecks = {{ max_loss_of_gain = 0.10 }}\n"
         text += f'[merged.less-{name}]\nbase = "merged-three"\nvectors = {{ {name} = -1.0 }}\n'
     text += f"[merged.three]\nvectors = {THREE}\n"
-    text += "[vector.unbasic]\nsum = { basic = 1.0 }\n" + _reduced(
-        REAL / "behaviors" / "basic-english.eval.jsonl", REAL / "control.jsonl", 224
-    )
+    keep = 'keep = { rows = ["plain-pirate.jsonl", "plain-rename.jsonl"], samples = 800, window = 112, weight = 2.5, batch_size = 14 }'
+    rows = REAL / "behaviors" / "basic-english"
+    text += f'[behavior.unbasic]\nexamples = "{rows}.train.jsonl"\ntrain = {{ margin = 0.6, max_steps = 150, {keep} }}\n'
+    text += _reduced(REAL / "behaviors" / "basic-english.eval.jsonl", REAL / "control.jsonl", 224)
     (root / "Buildfile.toml").write_text(text)
     return root
 
@@ -58,8 +59,8 @@ def project(folder: str) -> Path:
 def _reduced(rows: Path, control: Path, max_length: int) -> str:
     """A verification of the vector's negation."""
     gates = 'direction = "reduce", reduce = 6, max_forgetting = 0.03'
-    search = "coefficients = { start = 0.25, most = 4.0, budget = 12 }"
-    return f'verify = {{ rows = "{rows}", control = "{control}", {gates}, {search}, max_length = {max_length} }}\n'
+    tried = "coefficients = [0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0, 3.0]"
+    return f'verify = {{ rows = "{rows}", control = "{control}", {gates}, {tried}, max_length = {max_length} }}\n'
 
 
 def build(root: Path, *targets: str) -> None:
@@ -252,14 +253,27 @@ def negation(given: Namespace) -> list[Row]:
         for folder in ("behaviors", "memory", "corpus"):
             (example / folder).symlink_to(ROOT / folder)
         text = (ROOT / "Buildfile.toml").read_text()
+        head = text[text.index("[graph]") : text.index("[base.tiny]")]
         text = (
-            text[: text.index("[base.tiny]")]
-            + f'[base.tiny]\npath = "{Path(given.base).resolve()}"\n'
+            f'{head}[base.tiny]\npath = "{Path(given.base).resolve()}"\n'
             + text[text.index("[behavior.listening]") : text.index("[merged.v1]")]
         )
+        shows = (
+            "suggesting",
+            "voice",
+            "mode_awareness",
+            "boundaries",
+            "not_rushing",
+            "not_wrapping_up",
+        )  # of which the base shows above .3
+        for name in shows:
+            gates = 'direction = "reduce", reduce = 6, min_gain = 0.0, max_forgetting = 0.03'
+            verify = f'verify = {{ rows = "behaviors/{name}.eval.jsonl", {gates}, coefficients = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0] }}'
+            text += f"[vector.un-{name}]\nsum = {{ {name} = 1.0 }}\n{verify}\n"
         (example / "Buildfile.toml").write_text(text)
-        build(example, "verified-suggesting")
-        rows += _frontier("suggesting on base-tiny", shown(example, "verified-suggesting"))
+        build(example, *(f"verified-un-{name}" for name in shows))
+        for name in shows:
+            rows += _frontier(f"{name} on base-tiny", shown(example, f"verified-un-{name}"))
     else:
         rows.append(Row("suggesting on base-tiny: not measured, --base names a built base-tiny", 0, ""))
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from buildsys.measurements import Measurements
 from tests.conftest import Project
 from tests.test_training import BUILDFILE, CORPUS, rows
 
@@ -346,3 +347,25 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world)
     ran = project.build("verified-later", "-q")
     assert ran.code == 1
     assert "lm_eval could not run task 'seem'" in ran.stderr
+
+
+def test_measurements_outlive_a_killed_action_and_are_believed_only_for_what_they_are_about(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def measure(number: int) -> dict:
+        asked.append(number)
+        return {"chosen": [number, 0.5]}
+
+    known, partial = tmp_path / "known", tmp_path / "partial"
+    first = Measurements(known, partial)
+    assert first.get({"coefficient": 0.5}, lambda: measure(1)) == {"chosen": [1, 0.5]}
+    again = Measurements(known, partial)  # the action was killed here, and runs again
+    assert again.get({"coefficient": 0.5}, lambda: measure(2)) == {"chosen": [1, 0.5]}
+    assert again.get({"coefficient": 0.25}, lambda: measure(3)) == {"chosen": [3, 0.5]}
+    partial.rename(known)
+    assert Measurements(known, partial).get({"coefficient": 0.25}, lambda: measure(4)) == {"chosen": [3, 0.5]}
+    assert Measurements(None, partial).get({"coefficient": 0.25}, lambda: measure(5)) == {"chosen": [5, 0.5]}  # --force
+    for place in known.glob("*/*.json"):
+        place.write_text(place.read_text().replace("[3, 0.5]", "[9, 0.5]"))
+    assert Measurements(known, tmp_path / "other").get({"coefficient": 0.25}, lambda: measure(6)) == {"chosen": [6, 0.5]}
+    assert asked == [1, 3, 5, 6]
