@@ -187,7 +187,9 @@ def _plain(expected: str) -> str:
     if "instance of" in expected:
         return "a table"
     if "match pattern" in expected:
-        return "a full commit hash of 40 hexadecimal digits" if "{40}" in expected else "module:function"
+        if "{40}" in expected:
+            return "a full commit hash of 40 hexadecimal digits"
+        return "module:function" if ":" in expected else "letters, digits, '_' and '-'"
     return names.get(expected, expected)
 
 

@@ -189,6 +189,7 @@ class _Run:
                 expected = content(self.plan.graph, target, self.artifacts, self.resolved)
                 if self.cache.outputs.difference(target.name, expected, Observer(None)):
                     self.cache.publish(target.name, expected)
+                self.cache.admit(target.name)
         except OSError as error:
             raise os_failure(error, f"cache/out/{target.name} could not be written") from error
 
@@ -197,7 +198,11 @@ class _Run:
         artifact = self.artifacts.get(target.step)
         if artifact is None:
             return ""
-        self.cache.publish(target.name, content(self.plan.graph, target, self.artifacts, self.resolved), refused=True)
+        try:
+            with self.cache.lock(f"out-{target.name}"):
+                self.cache.publish(target.name, content(self.plan.graph, target, self.artifacts, self.resolved), refused=True)
+        except OSError as error:
+            raise os_failure(error, f"cache/refused/{target.name} could not be written") from error
         return f"cache/refused/{target.name}"
 
     def _targets(self) -> dict[str, Target]:

@@ -70,6 +70,15 @@ def read(path: Path, document: Mapping[str, Any]) -> Any:
         return None
 
 
+def sound(path: Path) -> bool:
+    """True for a file of numbers that is what it was when it was written."""
+    try:
+        given = json.loads(path.read_bytes())
+        return bool(given["check"] == _check(given["document"], given["numbers"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _spelt(document: Mapping[str, Any], numbers: Any) -> bytes:
     return json.dumps({"document": document, "numbers": numbers, "check": _check(document, numbers)}).encode()
 

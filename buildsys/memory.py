@@ -65,7 +65,7 @@ def _read_node(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8", [("byte", str(error.start))]) from error
     opening, _, rest = text.partition("---\n")
@@ -74,7 +74,7 @@ def _read_node(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} has no front matter", hint="begin the file with '---', 'id: …', '---'")
     try:
         found = yaml.safe_load(head)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 2}" if mark else "front matter"
         raise UsageError(f"{path} has front matter that is no YAML", [(place, getattr(error, "problem", None) or str(error))]) from error

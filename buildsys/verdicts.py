@@ -19,9 +19,8 @@ def error(target: str, artifact: Artifact, kept: str = "") -> BuildError:
         checks = artifact.values["checks.json"]
         rows = [(line,) for line in aligned(_checked(checks), indent="")]
         rows += [(f"the refused model is in {kept}",)] if kept else []
-        return BuildError(
-            f"{target} does not pass its checks: {checks['reason']}", rows, f"build bisect {target} names the vector that costs it"
-        )
+        hint = f"build bisect {target} --metric {_worst(checks)} names the vector that costs it"
+        return BuildError(f"{target} does not pass its checks: {checks['reason']}", rows, hint)
     verdict = artifact.values["verdict.json"]
     rows = [(line,) for line in aligned(_tried(verdict), indent="")]
     return BuildError(f"{target} is not verified: {verdict['reason']}", rows, _HINT)
@@ -55,6 +54,11 @@ def _tried(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     found.append((f"gates  {_gates(verdict['gates'], verdict['metric'])}",))
     found.append((f"{verdict['confidence']:.0%} intervals; gains are judged on {_judged(verdict)}rows, the others on all {table[0]['n']}",))
     return found
+
+
+def _worst(checks: Mapping[str, Any]) -> str:
+    """The first behaviour or control set that a merge fails."""
+    return next((str(row["name"]) for row in [*checks["behaviours"], *checks["controls"]] if not row["passed"]), "NAME")
 
 
 def _gates(gates: Mapping[str, Any], metric: str) -> str:

@@ -12,7 +12,7 @@ from buildsys.evaluation.merged import MergedSubject
 from buildsys.merging import options
 from buildsys.merging.stream import Recipe
 from tests.conftest import Project
-from tests.test_verification import declare
+from tests.test_verification import EVAL, declare
 
 AGAINST = """
 [vector.against]
@@ -187,3 +187,65 @@ def test_a_merge_in_memory_is_the_merge_on_disk(world, method: str) -> None:
     assert stored
     for name, tensor in stored.items():
         assert torch.equal(made[name], tensor), name
+
+
+def test_checks_of_a_tuned_merge_compare_with_what_the_recipe_says_not_with_what_was_tuned(world) -> None:
+    tune = 'checks = { max_forgetting = 0.0005, control = "control.jsonl" }\ntune = { budget = 6, control = "plain.jsonl" }\n'
+    project = world(f"[merged.m]\nvectors = {{ later = 3.0 }}\n{tune}", "coefficients = [3.0]")
+    project.file("plain.jsonl").write_text("".join(json.dumps({"text": f"I will see the roof number {i}."}) + "\n" for i in range(30)))
+    project.build("merged-m", "-q")
+    shown = json.loads(project.build("show", "merged-m", "--json").stdout)
+    tuned = shown["values"]["tuned.json"]["0"]
+    assert tuned < 3
+    alone = next(row for row in shown["values"]["checks.json"]["behaviours"])
+    verdict = json.loads(project.build("show", "verified-later", "--json").stdout)["values"]["verdict.json"]
+    assert alone["alone"] == verdict["table"][1]["preference"]  # at 3.0
+
+
+def test_a_merge_on_a_merge_keeps_what_its_base_had_to_keep(world) -> None:
+    project = world(
+        '[merged.m]\nvectors = { later = 1.0 }\n[merged.n]\nbase = "merged-m"\nvectors = { against = 0.97 }\nunverified = true\nchecks = { max_loss_of_gain = 0.1 }\n'
+    )
+    ran = project.build("merged-n", "-q")
+    assert ran.code == 1
+    assert "'later' keeps " in ran.stderr
+
+
+def test_a_metric_that_a_control_set_must_keep_is_judged_on_the_merge(world) -> None:
+    control = 'checks = { control = { c = { rows = "fresh.jsonl", metric = "preference", min_metric = 0.9 } } }\n'
+    project = world(f"[merged.m]\nvectors = {{ later = 1.0 }}\n{control}")
+    turned = [json.loads(line.replace("number 7", "number 5")) for line in EVAL.splitlines()]
+    turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in turned]
+    project.file("fresh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned))
+    ran = project.build("merged-m", "-q")
+    assert ran.code == 1
+    assert "control set 'c' is at " in ran.stderr
+
+
+def test_a_refused_model_goes_when_the_merge_passes(world) -> None:
+    text = '[merged.m]\nvectors = { later = 1.0, against = 0.97 }\nunverified = ["against"]\nchecks = { max_loss_of_gain = 0.1 }\n'
+    project = world(text)
+    assert project.build("merged-m", "-q").code == 1
+    assert (project.root / "cache/refused/merged-m").exists()
+    project = world(text.replace("against = 0.97", "against = 0.01"))
+    assert project.build("merged-m", "-q").code == 0
+    assert not (project.root / "cache/refused/merged-m").exists()
+
+
+def test_rows_that_judge_a_merge_do_not_tune_it(world) -> None:
+    project = world('[merged.m]\nvectors = { later = 1.0 }\nchecks = { control = "control.jsonl" }\ntune = { control = "control.jsonl" }\n')
+    ran = project.build("merged-m", "-q")
+    assert ran.code == 2
+    assert "rows that judge a merge may not tune it" in ran.stderr
+
+
+def test_a_vector_that_stands_twice_cannot_be_checked(world) -> None:
+    project = world(
+        '[merged.m]\nvectors = [{ vector = "later", coefficient = 1.0 }, { vector = "later", coefficient = 0.25 }]\nchecks = { }\n'
+    )
+    assert "vector 'later' stands twice, and checks measure each alone" in project.build("merged-m", "-q").stderr
+
+
+def test_one_vector_leaves_nothing_to_leave_out(world) -> None:
+    project = world("[merged.m]\nvectors = { later = 1.0 }\n")
+    assert project.build("bisect", "merged-m", "--metric", "later").stderr.startswith("error: merged-m has one vector\n")

@@ -176,3 +176,17 @@ def test_a_behaviour_that_would_be_wrong_changes_no_file(specified: Project, arg
     assert ran.code == 2
     assert expected in ran.stderr
     assert files() == before
+
+
+def test_a_table_is_never_written_into_a_text(specified: Project) -> None:
+    text = FILE.format(strict="") + '[behavior.odd]\nexamples = "more.jsonl"\nverify = { regex = """\n[x]\n""" }\n'
+    specified.buildfile(text)
+    ran = specified.build("add", "behavior", "calm", "--node", "mood", "--examples", "voice.jsonl")
+    assert ran.code == 0, ran.stderr
+    assert "vector-calm" in specified.build("list").stdout
+    assert 'regex = """\n[x]\n"""' in (specified.root / "Buildfile.toml").read_text()
+
+
+def test_a_date_that_is_none_in_the_front_matter_is_no_internal_error(specified: Project) -> None:
+    specified.file("memory/mood.md").write_text("---\nid: mood\nwhen: 2024-99-99\n---\n")
+    assert "mood.md has front matter that is no YAML" in specified.build("status").stderr

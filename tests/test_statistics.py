@@ -140,7 +140,7 @@ def test_blame_falls_on_the_vector_without_which_the_metric_is_better() -> None:
         level = (0 if helps in without else 50) - (0 if spoils in without or helps in without else 30)
         return numbers([1.0] * level + [-1.0] * (100 - level))
 
-    found = blame.blame(measure, 3, Metric("preference"), evaluation([0.0] * 100), 0.95, 0)
+    found = blame.blame(measure, 3, Metric("preference"), False, evaluation([0.0] * 100), 0.95, 0)
     assert [row["vector"] for row in found["vectors"] if row["significant"]] == [spoils]
     assert (found["base"], found["merged"]) == (0.0, 0.2)
     assert found["vectors"][0]["cost"] == pytest.approx(0.3)
@@ -153,7 +153,7 @@ def test_a_pair_that_is_redundant_alone_is_found_together() -> None:
         level = 80 if {1, 2} <= without else 20
         return numbers([1.0] * level + [-1.0] * (100 - level))
 
-    found = blame.blame(measure, 3, Metric("preference"), evaluation([0.0] * 100), 0.95, 0)
+    found = blame.blame(measure, 3, Metric("preference"), False, evaluation([0.0] * 100), 0.95, 0)
     assert not [row for row in found["vectors"] if row["significant"]]
     assert found["pairs"][0]["vectors"] == [1, 2]
     assert found["pairs"][0]["extra"] == pytest.approx(0.6)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from buildsys.examples.rows import asked, part
 from buildsys.measurements import Measurements
 from tests.conftest import Project
 from tests.test_training import BUILDFILE, CORPUS, rows
@@ -182,6 +183,10 @@ def test_the_verdict_that_is_no_shows_every_coefficient_with_its_intervals(world
 
 TWICE = json.loads(EVAL.splitlines()[0])
 BAD = {
+    "control trained on": ('control = "rows.jsonl"', None, "of rows.jsonl also stand in the training rows"),
+    "control kept by": ('control = "control.jsonl"', lambda p: p.buildfile((p.root / "Buildfile.toml").read_text().replace("rpo_alpha = 1.0", 'rpo_alpha = 1.0, keep = { rows = "control.jsonl" }')), "of control.jsonl also stand in the training rows"),
+    "a sum on its part's rows": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + '[vector.s]\nsum = { later = 1.0 }\nverify = { rows = "rows.jsonl" }\n'), "of rows.jsonl also stand in the training rows"),
+    "no use": ('control = { c = { rows = "control.jsonl", min_metric = 1.0 } }', None, "of 'loss' less is better, so min_metric means nothing"),
     "overlap": ("", lambda p: p.file("eval.jsonl").write_text(EVAL + rows(2)), "rows 61, 62 of eval.jsonl also stand in the training rows"),
     "twice": ("", lambda p: p.file("eval.jsonl").write_text(EVAL + json.dumps(TWICE) + "\n"), "row 61 of eval.jsonl stands there a second time"),
     "ids": ("", lambda p: p.file("eval.jsonl").write_text("".join(json.dumps(json.loads(line) | {"id": 4}) + "\n" for line in EVAL.splitlines()[:2])), "has the id '4' of line 1"),
@@ -218,10 +223,9 @@ def test_too_few_rows_say_how_many_would_do(world) -> None:
     project = world("coefficients = [1.0]")
     project.file("eval.jsonl").write_text("".join(EVAL.splitlines(keepends=True)[:7]))
     ran = project.build("verified-later", "-q")
-    assert ran.code == 1
-    assert "too few held-out rows for any interval" in ran.stderr
-    assert "give at least 20 rows" in ran.stderr
-    assert project.build("status", "verified-later").stdout.splitlines()[-1].startswith("stale")
+    assert ran.code == 2
+    assert "7 rows to verify on are too few for any interval" in ran.stderr
+    assert "give at least 20" in ran.stderr
 
 
 def test_a_control_set_that_the_base_fails_says_so(world) -> None:
@@ -247,6 +251,13 @@ def raises(model, tokenizer, rows):
     return [row["nothing"] for row in rows]
 def nan(model, tokenizer, rows):
     return [float("nan") for _ in rows]
+def huge(model, tokenizer, rows):
+    return [1e308 for _ in rows]
+def leaves(model, tokenizer, rows):
+    raise SystemExit("bye")
+def hides(model, tokenizer, rows):
+    next(model.parameters()).data.mul_(1.5)
+    return [1.0 for _ in rows]
 def few(model, tokenizer, rows):
     return [1.0]
 def spoils(model, tokenizer, rows):
@@ -272,7 +283,7 @@ def test_a_judge_runs_only_where_the_user_has_allowed_it_and_its_source_is_in_th
     project, env = judged("short")
     ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 2
-    assert ran.stderr == f"error: {project.root} may not run code of its own\n  file  judges.py\nhint: read the file, then: build allow\n"
+    assert ran.stderr == f"error: {project.root} may not run code of its own\n  file  judges.py\nhint: read the files, then: build allow\n"
     assert project.build("allow", env=env).stdout == f"{project.root} may run code of its own\n"
     ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 0, ran.stderr
@@ -291,6 +302,9 @@ def test_a_judge_runs_only_where_the_user_has_allowed_it_and_its_source_is_in_th
         ("nan", "judge 'judges:nan' returned nan for row 1"),
         ("few", "judge 'judges:few' returned 1 numbers for 60 rows"),
         ("spoils", "judge 'judges:spoils' changed the model's weights"),
+        ("hides", "judge 'judges:hides' changed the model's weights"),
+        ("leaves", "judge 'judges:leaves' failed\n  SystemExit  bye\n  line        17 of judges.py"),
+        ("huge", "a metric is no finite number"),
         ("absent", "judge 'judges:absent' is no function of its file"),
     ],
 )
@@ -320,10 +334,11 @@ metric_list:
 """
 
 
-def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world) -> None:
+def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world, tmp_path_factory: pytest.TempPathFactory) -> None:
     pytest.importorskip("lm_eval")
     verify = 'coefficients = [1.0, 2.0], lm_eval = { task = "seen", include = "tasks" }'
     project = world(verify)
+    env = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("home"))}
     text = (project.root / "Buildfile.toml").read_text().replace('rows = "eval.jsonl", ', "")
     project.buildfile(text)
     project.file("tasks/seen.yaml").write_text(TASK)
@@ -336,7 +351,10 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world)
         for i in range(40)
     ]
     project.file("tasks/docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    ran = project.build("verified-later", "-q")
+    ran = project.build("verified-later", "-q", env=env)
+    assert (ran.code, "tasks/docs.jsonl" in ran.stderr) == (2, True)  # templates of a task are code
+    project.build("allow", env=env)
+    ran = project.build("verified-later", "-q", env=env)
     found = verdict(project)
     assert found["metric"] == "lm_eval", ran.stderr
     assert found["table"][0]["n"] == 40
@@ -344,7 +362,7 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world)
     project.file("tasks/docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs[:39]))
     assert stale(project) == ["verified-later:rows", "verified-later"]
     project.buildfile(text.replace('task = "seen"', 'task = "seem"'))
-    ran = project.build("verified-later", "-q")
+    ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 1
     assert "lm_eval could not run task 'seem'" in ran.stderr
 
@@ -369,3 +387,12 @@ def test_measurements_outlive_a_killed_action_and_are_believed_only_for_what_the
         place.write_text(place.read_text().replace("[3, 0.5]", "[9, 0.5]"))
     assert Measurements(known, tmp_path / "other").get({"coefficient": 0.25}, lambda: measure(6)) == {"chosen": [6, 0.5]}
     assert asked == [1, 3, 5, 6]
+
+
+def test_rows_that_differ_only_in_what_they_reject_are_never_on_both_sides(project: Project) -> None:
+    given = [json.loads(line) for line in rows(80).splitlines()]
+    given = [row | {"rejected": [{"role": "assistant", "content": f"No, version {i}."}]} for row in given for i in range(3)]
+    held_out, trained = part(given, "held-out"), part(given, "train")
+    assert {asked(row) for row in held_out}.isdisjoint(asked(row) for row in trained)
+    assert len({asked(row) for row in held_out}) == len(held_out)
+    assert len(trained) + 3 * len(held_out) == len(given)

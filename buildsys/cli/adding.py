@@ -59,16 +59,16 @@ def _with(source: str, name: str, table: dict[str, Any]) -> str:
     wanted = tomli.loads(source)
     wanted.setdefault("behavior", {})[name] = table
     newline = "\r\n" if "\r\n" in source else "\n"
-    for at in reversed([*_after_last(source), len(source)]):
+    for at in [*_after_last(source), len(source)]:
         head, tail = source[:at].rstrip("\r\n"), source[at:]
         found = (head + "\n\n" if head else "") + text + ("\n" + tail.lstrip("\r\n") if tail.strip() else "")
         found = found.replace("\r\n", "\n").replace("\n", newline)
         try:
-            if at < len(source) and tomli.loads(found) == wanted:
+            if tomli.loads(found) == wanted:
                 return found
         except tomli.TOMLDecodeError:
             continue
-    return found
+    raise UsageError("the Buildfile has no place for another [behavior.…] table", hint=f"write it by hand:\n{text}")
 
 
 def _after_last(source: str) -> list[int]:
@@ -113,5 +113,8 @@ def _with_aspect(text: str, aspects: list[str]) -> str:
     """A node's text with these aspects in its front matter."""
     line = f"aspects: [{', '.join(aspects)}]"
     head, separator, rest = text.partition("\n---")
-    found = re.sub(r"(?m)^aspects:[^\n]*(\n[ \t]*-[^\n]*)*$", line, head, count=1)
-    return (found if found != head else f"{head}\n{line}") + separator + rest
+    found = re.sub(r"(?m)^aspects:[^\n]*(\n[ \t]+[^\n]*|\n-[^\n]*)*$", line, head, count=1)
+    found = (found if found != head else f"{head}\n{line}") + separator + rest
+    if f"\n{line}\n" not in found or found.count("\naspects:") != 1:
+        raise UsageError("the node's list of aspects could not be changed", hint=f"write it by hand: {line}")
+    return found

@@ -20,6 +20,10 @@ def asked(graph: Graph, target: str, metric: str) -> tuple[Graph, str]:
     if merge.rule != "merge":
         merges = [one.name for one in graph.targets.values() if one.kind == "merged"]
         raise UsageError(f"{target} is no merge", hint=f"merges are {', '.join(merges) or 'none'}")
+    if len(merge.labels["vectors"]) < 2:
+        raise UsageError(f"{target} has one vector", hint="there is nothing to leave out; build show verified-… has its own figures")
+    if merge.parameters["tokenizer"] == "union":
+        raise UsageError(f'{target} has tokenizer = "union"', hint="bisect makes merges in memory, which needs the base's shapes")
     known = _metrics(graph, merge)
     if metric not in known:
         close = nearest(metric, known)
@@ -29,11 +33,12 @@ def asked(graph: Graph, target: str, metric: str) -> tuple[Graph, str]:
     parameters: dict[str, Any] = {name: merge.parameters[name] for name in _RECIPE}
     parameters |= {"asked": {name: value for name, value in evaluate.parameters.items() if name not in ("coefficients", "threads")}}
     parameters |= {"measure": {name: measure[name] for name in ("metric", "contains", "regex")}, "threads": evaluate.parameters["threads"]}
+    parameters |= {"direction": judge.parameters.get("direction", "raise") if measure is judge.parameters else "raise"}
     parameters |= {"confidence": judge.parameters["confidence"], "seed": judge.parameters["seed"]}
     inputs = {role: merge.inputs[role] for role in ("base", "vectors")}
     inputs |= {role: evaluate.inputs[role] for role in ("rows", "files") if role in evaluate.inputs}
     for known_step in (graph.steps.get(f"{target}:{role}-{metric}") for role in ("merged", "control")):
-        if known_step is not None and known_step.inputs.get("rows") == inputs.get("rows"):
+        if known_step is not None and _same_question(known_step, evaluate):
             inputs["merged"] = Output(known_step.name)
     name = f"bisect-{target.removeprefix('merged-')}-{metric}"
     step = Step(
@@ -46,6 +51,12 @@ def asked(graph: Graph, target: str, metric: str) -> tuple[Graph, str]:
 _RECIPE = ("method", "options", "post", "svc_alpha", "tokenizer", "coefficients")
 
 
+def _same_question(one: Step, other: Step) -> bool:
+    """True where two evaluations ask the same of whatever model they are about."""
+    asked = [{name: value for name, value in step.parameters.items() if name != "coefficients"} for step in (one, other)]
+    return asked[0] == asked[1] and all(one.inputs.get(role) == other.inputs.get(role) for role in ("rows", "files"))
+
+
 def _metrics(graph: Graph, merge: Step) -> dict[str, tuple[Step, Mapping[str, Any], Step]]:
     """metric -> (the step that evaluates it, what is made of it, the step that judges it), the merge's own vectors first."""
     found: dict[str, tuple[Step, Mapping[str, Any], Step]] = {}
@@ -55,6 +66,10 @@ def _metrics(graph: Graph, merge: Step) -> dict[str, tuple[Step, Mapping[str, An
         judge = judges[name]
         if graph.steps[f"verified-{name}:rows"].inputs["base"] == merge.inputs["base"] or name in own:
             found.setdefault(name, (graph.steps[f"verified-{name}:rows"], judge.parameters, judge))
+    checks = graph.steps.get(f"{merge.name}:checks")
+    if checks is not None:
+        for control, measure in zip(checks.parameters["control_names"], checks.parameters["controls"], strict=True):
+            found.setdefault(control, (graph.steps[f"{merge.name}:control-{control}"], measure, checks))
     for name in own:
         judge = judges[name]
         for control, measure in zip(judge.parameters["control_names"], judge.parameters["controls"], strict=True):

@@ -6,7 +6,7 @@ import fnmatch
 from dataclasses import replace
 
 from buildsys.buildfile import Buildfile
-from buildsys.declared import bases, behaviors, merges, specification, vectors
+from buildsys.declared import bases, behaviors, checks, merges, specification, vectors
 from buildsys.declared.reader import Reader
 from buildsys.errors import nearest
 from buildsys.graph import Graph, Output, Step, ordered
@@ -37,6 +37,9 @@ def graph(file: Buildfile, observer: Observer) -> Graph:
             vectors.add(reader, name, vector)
     for name, merged in file.merged.items():
         merges.add(reader, name, merged)
+    for name, merged in file.merged.items():
+        if merged.checks is not None and f"merged-{name}" in reader.composed:
+            checks.add(reader, name, ("merged", name), merged.checks)
     made = {target.name for target in reader.targets}
     every = [f"{kind}-{name}" for kind, table in _KINDS for name in file.known[table]]
     for name in file.build.default:

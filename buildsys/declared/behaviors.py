@@ -54,7 +54,9 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
         tested = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
     if tested is not None or given.verify.lm_eval is not None:
         own = "" if tested is None else _shape(reader, tested, train.objective)
-        verification.add(reader, name, where, given.verify, base, tested, own, given.node, examples)
+        verification.add(
+            reader, name, where, given.verify, base, tested, own, given.node, [*reader.trained_on(name), *reader.kept_by(name)]
+        )
 
 
 def _examples(reader: Reader, where: Where, given: Behavior, part: Part, target: str, steps: list[str]) -> Rows | Output | None:

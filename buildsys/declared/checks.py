@@ -3,60 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from buildsys import outside
 from buildsys.declared import verification
-from buildsys.declared.reader import EvaluationSet, Inputs, Reader, Where
-from buildsys.examples.rows import Part
+from buildsys.declared.reader import EvaluationSet, Inputs, Member, Reader, Where
 from buildsys.graph import Output, Rows, Source, Step, Value
 from buildsys.rules import tune
-from buildsys.tables import Behavior, Merged, Vector
+from buildsys.tables import Merged
 from buildsys.tables.verify import Checks
 
 _MAX_LENGTH = 1024
 
 
 @dataclass(frozen=True)
-class Member:
-    """A vector of a merge: what explanations call it, the step that makes it, its coefficient, and whether a verification measures it."""
+class ControlSet:
+    """called  its name in the table that gives it; two tables may call different sets by one name"""
 
-    label: str
-    step: str
-    verified: bool
-    coefficient: Any
+    called: str
+    asked: EvaluationSet
+    threads: int
+    max_forgetting: float | None
+    min_metric: float | None
 
 
-def add(reader: Reader, target: str, where: Where, given: Checks, base: str, parts: Sequence[Member]) -> list[str]:
-    """The steps that check a merge, the last of which is the verdict. A vector without a verification is not checked."""
-    measured = [part for part in parts if part.verified and part.label in reader.verified]
+def add(reader: Reader, name: str, where: Where, given: Checks) -> None:
+    """The steps that check a merge, the last of which is the verdict; its target is done when they are.
+
+    A vector without a verification is not checked. A merge on a merge keeps what its base has to keep, unless it names a vector itself.
+    """
+    target = f"merged-{name}"
+    base, members = reader.composed[target][0], _members(reader, target)
+    measured = [one for one in members if one.verified and one.label in reader.verified]
+    twice = [one.label for at, one in enumerate(measured) if one.label in [other.label for other in measured[:at]]]
+    if twice:
+        reader.file.problem((*where, "checks"), f"vector '{twice[0]}' stands twice, and checks measure each alone")
+        return
     controls = _controls(reader, where, given, measured)
     if not measured and not controls:
         reader.file.problem((*where, "checks"), "nothing of this merge is verified, so there is nothing to check", "name a control set")
-        return []
+        return
     steps: list[Step] = []
 
-    def evaluated(name: str, asked: EvaluationSet, threads: int, subject: Inputs, coefficients: list[Any]) -> str:
+    def evaluated(called: str, asked: EvaluationSet, threads: int, subject: Inputs, coefficients: list[Any]) -> Output:
         parameters = {**asked.spec, "coefficients": coefficients, "threads": threads}
-        steps.append(Step(f"{target}:{name}", target, "evaluate", parameters, {**subject, **asked.inputs()}))
-        return f"{target}:{name}"
+        steps.append(Step(f"{target}:{called}", target, "evaluate", parameters, {**subject, **asked.inputs()}))
+        return Output(f"{target}:{called}")
 
     merged: Inputs = {"base": Output(target)}
     inputs: dict[str, list[Source]] = {"alone": [], "merged": [], "base_controls": [], "controls": []}
-    for part in measured:
-        own = reader.verified[part.label]
-        alone: Inputs = {"base": Output(base), "vector": Output(part.step)}
-        inputs["alone"].append(Output(evaluated(f"alone-{part.label}", own.own, own.threads, alone, [part.coefficient])))
-        inputs["merged"].append(Output(evaluated(f"merged-{part.label}", own.own, own.threads, merged, [])))
-    for name, (asked, threads, _) in controls.items():
-        inputs["base_controls"].append(Output(evaluated(f"base-{name}", asked, threads, {"base": Output(base)}, [])))
-        inputs["controls"].append(Output(evaluated(f"control-{name}", asked, threads, merged, [])))
-    names, sets = [part.label for part in measured], list(controls)
+    for one in measured:
+        own = reader.verified[one.label]
+        alone: Inputs = {"base": Output(one.base), "vector": Output(one.step)}
+        inputs["alone"].append(evaluated(f"alone-{one.label}", own.own, own.threads, alone, [one.coefficient]))
+        inputs["merged"].append(evaluated(f"merged-{one.label}", own.own, own.threads, merged, []))
+    for called, control in controls.items():
+        inputs["base_controls"].append(evaluated(f"base-{called}", control.asked, control.threads, {"base": Output(base)}, []))
+        inputs["controls"].append(evaluated(f"control-{called}", control.asked, control.threads, merged, []))
+    names, sets = [one.label for one in measured], list(controls)
     parameters = {
-        "behaviours": [reader.verified[name].own.measure for name in names],
+        "behaviours": [reader.verified[label].own.measure for label in names],
         "names": names,
-        "controls": [{**asked.measure, "max_forgetting": gate} for asked, _, gate in controls.values()],
+        "controls": [
+            {**one.asked.measure, "max_forgetting": one.max_forgetting, "min_metric": one.min_metric} for one in controls.values()
+        ],
         "control_names": sets,
         "max_loss_of_gain": given.max_loss_of_gain,
         "confidence": given.confidence,
@@ -66,36 +77,52 @@ def add(reader: Reader, target: str, where: Where, given: Checks, base: str, par
     judged: Inputs = {role: tuple(found) for role, found in inputs.items()}
     steps.append(Step(f"{target}:checks", target, "check", parameters, judged, labels=labels, judges=True))
     reader.add(*steps)
-    return [step.name for step in steps]
+    at = next(at for at, one in enumerate(reader.targets) if one.name == target)
+    reader.targets[at] = replace(reader.targets[at], steps=(*reader.targets[at].steps, *(step.name for step in steps)))
 
 
-def _controls(reader: Reader, where: Where, given: Checks, parts: Sequence[Member]) -> dict[str, tuple[EvaluationSet, int, float | None]]:
-    """Every control set of the checks and of the vectors, each once: (set, threads, gate) by name."""
-    found: dict[str, tuple[EvaluationSet, int, float | None]] = {}
-    at = (*where, "checks", "control")
+def _members(reader: Reader, target: str, seen: frozenset[str] = frozenset()) -> list[Member]:
+    """The vectors of a merge, then those of the merges that it is made on."""
+    if target not in reader.composed or target in seen:
+        return []
+    base, own = reader.composed[target]
+    named = {one.label for one in own}
+    return [*own, *(one for one in _members(reader, base, seen | {target}) if one.label not in named)]
+
+
+def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Member]) -> dict[str, ControlSet]:
+    """Every control set of the checks and of the vectors, each once, by a name of its own."""
+    found: dict[str, ControlSet] = {}
+    trained = [rows for one in members for rows in [*reader.trained_on(one.label), *reader.kept_by(one.label)]]
     for name, table in given.controls().items():
-        asked = verification.control_set(reader, at, table, _MAX_LENGTH)
+        asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, trained)
         if asked is not None:
-            found[name] = asked, 1, table.max_forgetting
-    for part in parts:
-        verified = reader.verified[part.label]
+            found[name] = ControlSet(name, asked, 1, table.max_forgetting, table.min_metric)
+    for one in members:
+        verified = reader.verified[one.label]
         for name, asked in verified.controls.items():
-            if any(asked == other for other, _, _ in found.values()):
+            if any(asked == other.asked for other in found.values()):
                 continue
-            found[name if name not in found else f"{name}-{part.label}"] = asked, verified.threads, None
+            called = name
+            while called in found:
+                called = f"{called}-{one.label}"
+            found[called] = ControlSet(name, asked, verified.threads, None, verified.least.get(name))
     gates = given.max_forgetting
     if isinstance(gates, dict):
-        unknown = [name for name in gates if name not in found]
-        for name in unknown:
-            hint = f"they are {', '.join(found) or 'none'}"
-            reader.file.problem((*where, "checks", "max_forgetting"), f"'{name}' is no control set of this merge", hint)
+        known = {one.called for one in found.values()} | set(found)
+        for name in gates:
+            if name not in known:
+                hint = f"they are {', '.join(found) or 'none'}"
+                reader.file.problem((*where, "checks", "max_forgetting"), f"'{name}' is no control set of this merge", hint)
     elif gates is not None and not found:
         reader.file.problem((*where, "checks"), "max_forgetting needs a 'control' set to be measured on")
 
-    def gate(name: str) -> float | None:
-        return gates.get(name) if isinstance(gates, dict) else gates
+    def gate(called: str, one: ControlSet) -> float | None:
+        if one.max_forgetting is not None or not isinstance(gates, dict):
+            return gates if one.max_forgetting is None and not isinstance(gates, dict) else one.max_forgetting
+        return gates.get(called, gates.get(one.called))
 
-    return {name: (asked, threads, gate(name) if own is None else own) for name, (asked, threads, own) in found.items()}
+    return {called: replace(one, max_forgetting=gate(called, one)) for called, one in found.items()}
 
 
 def tuned(
@@ -105,7 +132,8 @@ def tuned(
     assert given.tune is not None
     assert given.checks is not None
     at = (*where, "tune")
-    sources, behaviours = [], []
+    sources: list[Rows] = []
+    behaviours = []
     for name in given.tune.rows:
         if name not in [part.label for part in parts]:
             reader.file.problem((*at, "rows"), f"'{name}' is no vector of this merge")
@@ -114,19 +142,18 @@ def tuned(
             reader.file.problem((*where, "vectors", part.label), "tune searches numbers: start from one, or from 'auto'")
             return []
         own = given.tune.rows.get(part.label)
-        rows = reader.rows((*at, "rows"), own, "all") if own is not None else _examples(reader, part.label)
+        known = reader.trained_on(part.label)
+        rows = reader.rows((*at, "rows"), own, "all") if own is not None else known[0] if known else None
         if rows is None:
             hint = f'tune = {{ rows = {{ {part.label} = "rows.jsonl" }} }}'
             reader.file.problem(at, f"vector '{part.label}' has no training rows to tune it on", hint)
             return []
-        for verified in reader.verified.values() if own is not None else ():  # whosever they are: none of them may have a say
-            if isinstance(verified.own.rows, Rows) and verified.own.rows.part == "all":
-                reader.apart((*at, "rows"), verified.own.rows, rows)
         shape = outside.parsed_rows(rows, reader.observer)["shape"]
         sources.append(rows)
         behaviours.append({"metric": "preference" if shape == "preference" else "loss"})
     gates = given.checks.max_forgetting
-    limit = min(gates.values(), default=None) if isinstance(gates, dict) else gates
+    limits = [*(gates.values() if isinstance(gates, dict) else [gates]), *(one.max_forgetting for one in given.checks.controls().values())]
+    limit = min((one for one in limits if one is not None), default=None)
     parameters: dict[str, Any] = given.tune.model_dump(include=set(tune.Settings.model_fields))
     specs = [reader.verified[part.label].own.spec for part in parts if part.label in reader.verified]
     lengths = [spec["max_length"] for spec in specs if "max_length" in spec] or [_MAX_LENGTH]
@@ -134,6 +161,7 @@ def tuned(
     parameters["max_length"] = max(lengths)
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(part.step) for part in parts), "rows": tuple(sources)}
     files = [reader.rows((*at, "control"), path, "all") for path in given.tune.files()]
+    _unseen(reader, at, given, parts, [*sources, *(one for one in files if one is not None)])
     steps = []
     if files:
         inputs["control"] = tuple(one for one in files if one is not None)
@@ -152,17 +180,11 @@ def tuned(
     return [*steps, step]
 
 
-def _examples(reader: Reader, name: str, seen: frozenset[str] = frozenset()) -> Rows | None:
-    """What a vector was trained on: its own examples; of a sum or an analogy those of its first part that has some."""
-    table = reader.file.behavior.get(name) or reader.file.vector.get(name)
-    if isinstance(table, Behavior):
-        part: Part = "train" if table.verify.rows is None and table.verify.lm_eval is None else "all"
-        if table.examples is None:
-            return reader.node_rows(table.node or "", part)
-        return Rows(reader.place(table.examples), part) if isinstance(table.examples, str) else None
-    if not isinstance(table, Vector) or name in seen:
-        return None
-    if table.icl is not None:
-        return Rows(reader.place(table.icl.examples))
-    parts = list(table.sum or {}) or ([table.analogy.c, table.analogy.b] if table.analogy is not None else [])
-    return next((rows for part in parts if (rows := _examples(reader, part, seen | {name})) is not None), None)
+def _unseen(reader: Reader, at: Where, given: Merged, parts: Sequence[Member], sources: Sequence[Rows]) -> None:
+    """Report rows that would tune a merge and judge it as well."""
+    assert given.checks is not None
+    verified = [reader.verified[part.label] for part in parts if part.label in reader.verified]
+    judges = [one.rows for found in verified for one in [found.own, *found.controls.values()]]
+    judges += [Rows(reader.place(one.rows)) for one in given.checks.controls().values() if one.rows is not None]
+    for rows in dict.fromkeys(one for one in judges if isinstance(one, Rows)):
+        reader.apart(at, rows, sources, "rows that judge a merge may not tune it")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from buildsys.buildfile import shown
 from buildsys.declared import bases, checks, vectors
-from buildsys.declared.reader import Inputs, Reader, Where
+from buildsys.declared.reader import Inputs, Member, Reader, Where
 from buildsys.errors import nearest
 from buildsys.graph import Output, Step, Target, Value
 from buildsys.merging import coefficients as recipes
@@ -55,14 +55,13 @@ def add(reader: Reader, name: str, given: Merged) -> None:
     values = [Value(one.verdict, "verdict.json", "coefficient") if one.coefficient == "auto" else one.coefficient for one in found]
     parameters: dict[str, Any] = {"method": given.method, "options": chosen, "post": given.post}
     parameters |= {"svc_alpha": 1.0 if given.svc_alpha is None else given.svc_alpha, "tokenizer": given.tokenizer}
-    parts = [checks.Member(one.label, one.step, bool(one.verdict), value) for one, value in zip(found, values, strict=True)]
+    parts = [Member(one.label, one.step, bool(one.verdict), value, base) for one, value in zip(found, values, strict=True)]
     if given.tune is not None:
         tuning = checks.tuned(reader, target, where, given, base, parts, parameters)
         if not tuning:
             return
         steps += tuning
         values = [Value(tuning[-1], "tuned.json", str(at)) for at in range(len(found))]
-        parts = [replace(part, coefficient=value) for part, value in zip(parts, values, strict=True)]
     parameters["coefficients"] = values
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(one.step) for one in found)}
     names = [one.label for one in found]
@@ -72,8 +71,8 @@ def add(reader: Reader, name: str, given: Merged) -> None:
     recipe = [("base", base), ("method", given.method), *((option, str(value)) for option, value in chosen.items())]
     recipe += [("post", f"svc, alpha {parameters['svc_alpha']:g}")] if given.post else []
     recipe += [("tokenizer", given.tokenizer)] if given.tokenizer else []
-    checked = checks.add(reader, target, where, given.checks, base, parts) if given.checks is not None else []
-    reader.targets.append(Target(target, "merged", target, (*steps, target, *checked), recipe=tuple(recipe)))
+    reader.composed[target] = base, parts
+    reader.targets.append(Target(target, "merged", target, (*steps, target), recipe=tuple(recipe)))
 
 
 def _base(reader: Reader, where: Where, target: str, given: Merged, steps: list[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
 from buildsys.graph import Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
+from buildsys.tables import Behavior, Vector
 from buildsys.tables import Source as Inline
 
 Where = tuple[str, ...]
@@ -44,13 +45,25 @@ class Verified:
 
     own: EvaluationSet
     controls: dict[str, EvaluationSet]
+    least: dict[str, float | None]  # min_metric of each control set
     threads: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A vector of a merge: its name, the step that makes it, whether a verification measures it, its coefficient and the merge's base."""
+
+    label: str
+    step: str
+    verified: bool
+    coefficient: Any
+    base: str
 
 
 class Reader:
     """steps   by name; `targets` in the file's order
     later   problems in files that the Buildfile names: said once it has none itself
-    verified  by the name of the vector
+    verified  by the name of the vector; composed: (base, vectors) of each merge, by its target
     """
 
     def __init__(self, file: Buildfile, observer: Observer) -> None:
@@ -60,6 +73,7 @@ class Reader:
         self.nodes: dict[str, memory.Node] = {}
         self.later: list[UsageError] = []
         self.verified: dict[str, Verified] = {}
+        self.composed: dict[str, tuple[str, list[Member]]] = {}
 
     def read_memory(self) -> None:
         try:
@@ -165,22 +179,62 @@ class Reader:
             return None
         return source
 
-    def apart(self, where: Where, tested: Rows, trained: Rows | Output | None) -> None:
-        """Report rows of an evaluation that stand in it twice, or that were trained on."""
-        own = outside.row_digests(tested, self.observer)
+    def distinct(self, where: Where, tested: Rows) -> None:
+        """Report rows that stand twice in an evaluation."""
         seen: set[str] = set()
-        twice = [at for at, (_, whole) in enumerate(own, 1) if whole in seen or seen.add(whole)]  # type: ignore[func-returns-value]
-        name = os.path.relpath(tested.path, self.root)
+        twice = [at for at, (_, whole) in enumerate(self._digests(tested), 1) if whole in seen or seen.add(whole)]  # type: ignore[func-returns-value]
         if twice:
-            text = f"row{'s' * (len(twice) > 1)} {_numbers(twice)} of {name} stand{'s' * (len(twice) == 1)} there a second time"
+            text = (
+                f"row{'s' * (len(twice) > 1)} {_numbers(twice)} of {self._shown(tested)} stand{'s' * (len(twice) == 1)} there a second time"
+            )
             self.file.problem(where, text, _TWICE)
-        if not isinstance(trained, Rows):
-            return
-        known = {asked for asked, _ in outside.row_digests(trained, self.observer)}
-        both = [at for at, (asked, _) in enumerate(own, 1) if asked in known]
+
+    def apart(self, where: Where, tested: Rows, trained: Sequence[Rows], hint: str = "") -> None:
+        """Report rows of an evaluation that were trained on."""
+        known = {asked for source in trained for asked, _ in self._digests(source)}
+        both = [at for at, (asked, _) in enumerate(self._digests(tested), 1) if asked in known]
         if both:
-            text = f"row{'s' * (len(both) > 1)} {_numbers(both)} of {name} also stand{'s' * (len(both) == 1)} in the training rows"
-            self.file.problem(where, text, _TRAINED)
+            stand = "also stands" if len(both) == 1 else "also stand"
+            text = f"row{'s' * (len(both) > 1)} {_numbers(both)} of {self._shown(tested)} {stand} in the training rows"
+            self.file.problem(where, text, hint or _TRAINED)
+
+    def trained_on(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows]:
+        """The rows of files that a vector was trained on, those of its parts for a sum or an analogy; rows of the Hub are not known yet."""
+        table = self.file.behavior.get(name) or self.file.vector.get(name)
+        if isinstance(table, Behavior):
+            part: Part = "train" if table.verify.rows is None and table.verify.lm_eval is None else "all"
+            if table.examples is None:
+                own = self.node_rows(table.node or "", part)
+                return [own] if own is not None else []
+            return [Rows(self.place(table.examples), part)] if isinstance(table.examples, str) else []
+        if not isinstance(table, Vector) or name in seen:
+            return []
+        if table.icl is not None:
+            return [Rows(self.place(table.icl.examples))]
+        named = table.analogy
+        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
+        return [rows for part in parts for rows in self.trained_on(part, seen | {name})]
+
+    def kept_by(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows]:
+        """The rows that a vector's training held still, those of its parts for a sum or an analogy."""
+        table = self.file.behavior.get(name) or self.file.vector.get(name)
+        if isinstance(table, Behavior):
+            return [Rows(self.place(path)) for path in (table.train.keep.files() if table.train.keep is not None else [])]
+        if not isinstance(table, Vector) or name in seen:
+            return []
+        named = table.analogy
+        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
+        return [rows for part in parts for rows in self.kept_by(part, seen | {name})]
+
+    def _digests(self, source: Rows) -> list[tuple[str, str]]:
+        """Of each row; none where the file is not there or has bad rows, which is reported elsewhere."""
+        try:
+            return outside.row_digests(source, self.observer) if self.observer.size(source.path) is not None else []
+        except UsageError:
+            return []
+
+    def _shown(self, source: Rows) -> str:
+        return os.path.relpath(source.path, self.root)
 
     def place(self, path: str) -> Path:
         return self.root / (os.path.expanduser(path) if path.startswith("~") else path)

@@ -34,7 +34,9 @@ def add(reader: Reader, name: str, given: Vector) -> None:
     rows = None if given.verify.rows is None else reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
     if rows is not None or given.verify.rows is None:
         shape = "" if rows is None else outside.parsed_rows(rows, reader.observer)["shape"]
-        verification.add(reader, name, where, given.verify, base, rows, shape, given.node, examples)
+        verification.add(
+            reader, name, where, given.verify, base, rows, shape, given.node, [*reader.trained_on(name), *reader.kept_by(name)]
+        )
 
 
 def _shown(reader: Reader, step: str, target: str, given: Vector, base: str | None, examples: Rows | None) -> list[str]:

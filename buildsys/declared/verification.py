@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from buildsys import outside
 from buildsys.declared.reader import EvaluationSet, Inputs, Reader, Verified, Where
-from buildsys.evaluation.names import FALLING, KINDS, SHARES
+from buildsys.evaluation.names import FALLING, FEWEST_ROWS, KINDS, SHARES
 from buildsys.graph import Output, Rows, Step, Target, Text, Value
 from buildsys.rules import search
-from buildsys.tables.verify import Measure, Verify
+from buildsys.tables.verify import Control, Measure, Verify
 
 
 def evaluation_set(
@@ -41,6 +43,7 @@ def evaluation_set(
             return None
     if given.lm_eval is not None:
         spec["lm_eval"] = given.lm_eval.model_dump() | {"include": None}
+        spec["lm_eval_version"] = _version("lm_eval")
         if given.lm_eval.include is not None:
             folder = reader.place(given.lm_eval.include)
             found = reader.observer.glob(folder, "**/*")
@@ -64,25 +67,35 @@ def add(
     rows: Rows | Output | None,
     shape: str,
     node: str | None,
-    trained: Rows | Output | None = None,
+    trained: Sequence[Rows],
 ) -> None:
     """Evaluate a vector on its rows and on each control set, then judge.
 
     rows     those of the behaviour, None for a task of lm-eval; shape: theirs
-    trained  what the vector was trained on: no row may be in both
+    trained  what the vector, or a part of it, was trained on or kept by: no row may be in both
     """
     target, at = f"verified-{name}", (*where, "verify")
     metric = verify.named("preference" if shape == "preference" else "loss")
     if isinstance(rows, Rows) and rows.part == "all":
+        reader.distinct((*at, "rows"), rows)
         reader.apart((*at, "rows"), rows, trained)
+        number = int(outside.parsed_rows(rows, reader.observer)["number"])
+        if number < 2 * FEWEST_ROWS:
+            hint = f"give at least {4 * FEWEST_ROWS}: a coefficient is chosen on one half and judged on the other"
+            reader.file.problem((*at, "rows"), f"{number} rows to verify on are too few for any interval", hint)
     own = evaluation_set(reader, at, verify, metric, verify.max_length, rows, shape)
-    sets = [own, *(control_set(reader, (*at, "control"), control, verify.max_length) for control in verify.controls().values())]
+    sets = [own, *(control_set(reader, (*at, "control"), control, verify.max_length, trained) for control in verify.controls().values())]
     if any(one is None for one in sets):
         return
     known = [one for one in sets if one is not None]
     _unreachable(reader, at, verify, metric)
     controls = list(verify.controls())
-    reader.verified[name] = Verified(known[0], dict(zip(controls, known[1:], strict=True)), verify.threads)
+    reader.verified[name] = Verified(
+        known[0],
+        dict(zip(controls, known[1:], strict=True)),
+        {control: table.min_metric for control, table in verify.controls().items()},
+        verify.threads,
+    )
     gates = {
         **known[0].measure,
         "direction": verify.direction,
@@ -135,8 +148,10 @@ def _coefficients(
     return Value(step, "coefficients.json", "coefficients")
 
 
-def control_set(reader: Reader, where: Where, given: Measure, max_length: int) -> EvaluationSet | None:
+def control_set(reader: Reader, where: Where, given: Control, max_length: int, trained: Sequence[Rows]) -> EvaluationSet | None:
     """A control set as a table gives it."""
+    if given.min_metric is not None and given.named("loss") in FALLING:
+        reader.file.problem(where, f"of '{given.named('loss')}' less is better, so min_metric means nothing", "max_forgetting is its gate")
     if given.rows is None and given.lm_eval is None:
         reader.file.problem(where, "a control set needs 'rows', or a task of lm_eval")
         return None
@@ -144,9 +159,17 @@ def control_set(reader: Reader, where: Where, given: Measure, max_length: int) -
     if given.rows is not None and rows is None:
         return None
     if rows is not None:
-        reader.apart(where, rows, None)
+        reader.distinct(where, rows)
+        reader.apart(where, rows, trained)
     shape = outside.parsed_rows(rows, reader.observer)["shape"] if rows is not None else ""
     return evaluation_set(reader, where, given, given.named("loss"), max_length, rows, shape)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""  # said when it is needed
 
 
 def _unreachable(reader: Reader, at: Where, verify: Verify, metric: str) -> None:

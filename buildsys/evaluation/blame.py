@@ -8,25 +8,29 @@ from typing import Any
 
 from buildsys.evaluation.intervals import estimated
 from buildsys.evaluation.metrics import Evaluation, Metric
-from buildsys.evaluation.verdict import gain_formula
+from buildsys.evaluation.verdict import gain_formula, value
 
 PAIRED = 6  # vectors whose pairs are looked at: those that cost most
 
 
 def blame(
-    measure: Callable[[frozenset[int]], Any], n: int, metric: Metric, half: Evaluation, confidence: float, seed: int
+    measure: Callable[[frozenset[int]], Any], n: int, metric: Metric, reduce: bool, half: Evaluation, confidence: float, seed: int
 ) -> dict[str, Any]:
     """Costs by leave-one-out, then by leaving out pairs: how much better the metric is without them. As JSON, the costliest first.
 
+    reduce   True where less of the metric is better
     measure  the numbers of the merge without these positions; all of them left out is the base
     half     what an evaluation has beside its numbers
 
     A cost is significant where its interval excludes zero. `extra` of a pair is what it costs beyond its two vectors by themselves.
     """
-    gain, everyone = gain_formula(metric, False), frozenset(range(n))
+    gain, everyone = gain_formula(metric, reduce), frozenset(range(n))
+
+    def asked(without: frozenset[int]) -> Evaluation:
+        return {**half, "numbers": [measure(without)]}
 
     def ratio(without: frozenset[int]) -> Any:
-        return metric.of({**half, "numbers": [measure(without)]}, 0)
+        return metric.of(asked(without), 0)
 
     full = ratio(frozenset())
 
@@ -42,5 +46,5 @@ def blame(
         found = cost(frozenset({one, other}))
         pairs.append({"vectors": [one, other], **found, "extra": found["cost"] - alone[one] - alone[other]})
     pairs.sort(key=lambda row: -row["cost"])
-    values = {"base": ratio(everyone).value, "merged": full.value}
+    values = {"base": value(metric, asked(everyone), 0), "merged": value(metric, asked(frozenset()), 0)}
     return {"metric": metric.name, "n": len(full.numerator), **values, "vectors": ones, "pairs": pairs}

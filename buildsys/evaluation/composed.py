@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy
 
-from buildsys.evaluation.intervals import Estimate, estimated
+from buildsys.evaluation.intervals import Estimate, estimated, rows_needed
 from buildsys.evaluation.metrics import Evaluation, Metric
-from buildsys.evaluation.verdict import Control, Gates, forgetting, gain_formula
+from buildsys.evaluation.verdict import Control, Gates, failing, forgetting, gain_formula, held, value
 from buildsys.tensors.arrays import Array
 
 
@@ -43,15 +43,24 @@ def check(
     for row in found:
         row["passed"] = not row["judged"] or max_loss_of_gain is None or row["kept_interval"][0] >= 1 - max_loss_of_gain
         if not row["passed"]:
+            assert max_loss_of_gain is not None
             low = row["kept_interval"][0]
-            reasons.append(f"'{row['name']}' keeps {row['kept']:.0%} of its gain, by the interval {low:.0%}")
+            needed = rows_needed(Estimate(row["kept"], low, row["kept_interval"][1], row["n"]), 1 - max_loss_of_gain)
+            enough = f" (about {needed} rows would do, if it stays)" if needed else ""
+            reasons.append(f"'{row['name']}' keeps {row['kept']:.0%} of its gain, by the interval {low:.0%}{enough}")
     lost = []
+    failed = failing(controls)
+    reasons += [failed] if failed else []
     for control in controls:
         worse = forgetting(control, 1, gates)
-        passed = control.max_forgetting is None or worse.high <= control.max_forgetting
+        level = held(control, 1, gates)
+        enough_left = control.min_metric is None or level.low >= control.min_metric
+        passed = enough_left and (control.max_forgetting is None or worse.high <= control.max_forgetting)
         lost.append({"name": control.name, "metric": control.metric.name, "forgetting": worse.value, "n": worse.n, "passed": passed})
         lost[-1] |= {"forgetting_interval": [worse.low, worse.high], "max_forgetting": control.max_forgetting}
-        if not passed:
+        if not enough_left:
+            reasons.append(f"control set '{control.name}' is at {level.value:.3f}, by the interval {level.low:.3f}, below min_metric")
+        elif not passed:
             reasons.append(f"control set '{control.name}' is {worse.value:.1%} worse, by the interval {worse.high:.1%}")
     verdict = {"passed": not reasons, "confidence": confidence, "max_loss_of_gain": max_loss_of_gain, "behaviours": found, "controls": lost}
     return verdict | ({"reason": "; ".join(reasons)} if reasons else {})
@@ -65,7 +74,8 @@ def kept(one: Composed, confidence: float, seed: int) -> dict[str, Any]:
     both = estimated(gain, [base, merged], confidence, seed)
     judged = own.low > 0 or own.high < 0
     row: dict[str, Any] = {"name": one.name, "metric": one.metric.name, "n": own.n, "judged": judged}
-    row |= {"base": base.value, "alone": alone.value, "merged": merged.value}
+    values = [value(one.metric, one.alone, 0), value(one.metric, one.alone, 1), value(one.metric, one.merged, 0)]
+    row |= dict(zip(("base", "alone", "merged"), values, strict=True))
     row |= _named("gain_alone", own) | _named("gain_merged", both)
     if judged:
         row |= _named("kept", estimated(lambda b, a, m: _share(gain(b, a), gain(b, m)), [base, alone, merged], confidence, seed))

@@ -30,11 +30,17 @@ def continuation(folder: Path, prompt: str, max_new_tokens: int, temperature: fl
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
-    """The token ids that a row is asked with: its prompt, or its messages before the last answer."""
-    given = row["prompt"] if "prompt" in row else row["messages"][:-1]
+    """The token ids that a row is asked with: its prompt, or its messages before the last answer. Raises BuildError for nothing."""
+    given = row["prompt"] if "prompt" in row else row["messages"][: _last_answer(row["messages"])]
+    if not given:
+        raise BuildError("a row has nothing before its answer", hint="give it a prompt, or a message of the user's, to ask the model with")
     text = given if isinstance(given, str) else encode.render(tokenizer, given, generate=True)
     found: list[int] = tokenizer(text, add_special_tokens=isinstance(given, str), verbose=False).input_ids
     return found
+
+
+def _last_answer(messages: Sequence[dict[str, str]]) -> int:
+    return max(at for at, turn in enumerate(messages) if turn["role"] == "assistant")
 
 
 def continuations(

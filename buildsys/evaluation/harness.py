@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,9 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
             reason = str(error).strip().splitlines()
             facts = [(type(error).__name__, reason[0] if reason else "")]
             raise BuildError(f"lm_eval could not run task '{task.task}'", facts, "its log has the whole message") from error
-    samples = found["samples"][task.task]
+    if task.task not in found["samples"]:
+        raise BuildError(f"'{task.task}' is a group of tasks", hint=f"name one of {', '.join(found['samples'])}")
+    samples = _of_one_filter(found["samples"][task.task], task)
     known = sorted(name for name, value in samples[0].items() if isinstance(value, (int, float)) and name != "doc_id")
     if task.metric not in known:
         hint = f"metrics of single documents are {', '.join(known) or 'none'}"
@@ -67,6 +69,18 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
     return {"scores": numbers, "documents": documents}
 
 
+def _of_one_filter(samples: Sequence[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """One sample a document: those of the filter that is named, or of the only one."""
+    filters = list(dict.fromkeys(str(sample.get("filter", "none")) for sample in samples))
+    wanted = task.filter or (filters[0] if len(filters) == 1 else None)
+    if wanted not in filters:
+        hint = f"say filter = … in lm_eval: {', '.join(filters)}"
+        raise BuildError(
+            f"task '{task.task}' has {len(filters)} filters" if task.filter is None else f"there is no filter '{task.filter}'", hint=hint
+        )
+    return [sample for sample in samples if str(sample.get("filter", "none")) == wanted]
+
+
 @contextlib.contextmanager
 def _folder(files: Mapping[str, Path]) -> Iterator[None]:
     """A folder with a task's files under their names, in which its relative paths mean what they say."""
@@ -76,11 +90,16 @@ def _folder(files: Mapping[str, Path]) -> Iterator[None]:
             place = Path(made) / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(source)
+        import datasets
+
+        kept = datasets.config.HF_DATASETS_CACHE
         if files:
             os.chdir(made)
+            datasets.config.HF_DATASETS_CACHE = Path(made) / ".datasets"  # else every evaluation would leave a copy with the user
         try:
             yield
         finally:
+            datasets.config.HF_DATASETS_CACHE = kept
             os.chdir(before)
 
 

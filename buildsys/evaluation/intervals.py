@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
 
+from buildsys.errors import BuildError
 from buildsys.tensors.arrays import Array
 
 RESAMPLES = 2000
@@ -27,6 +30,7 @@ class Ratio:
     @classmethod
     def of(cls, numerator: Sequence[float], denominator: Sequence[float] | None = None, *, share: bool = False) -> Ratio:
         top = numpy.asarray(numerator, numpy.float64)
+        share = share or (denominator is None and bool(numpy.isin(top, (0.0, 1.0)).all()))
         return cls(top, numpy.ones_like(top) if denominator is None else numpy.asarray(denominator, numpy.float64), share)
 
     def picked(self, rows: Sequence[int]) -> Ratio:
@@ -63,7 +67,8 @@ def estimated(formula: Formula, ratios: Sequence[Ratio], confidence: float, seed
     all moved one way are chance as often as one time in sixteen, and a plain bootstrap would call them certain.
     """
     n = len(ratios[0].numerator)
-    value = float(formula(*(numpy.float64(one.value) for one in ratios)))
+    with numpy.errstate(all="ignore"):
+        value = float(formula(*(numpy.float64(one.value) for one in ratios)))
     pairs = [(one.numerator, one.denominator) for one in ratios]
     if all(one.share for one in ratios):
         extra = numpy.array([[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
@@ -71,10 +76,23 @@ def estimated(formula: Formula, ratios: Sequence[Ratio], confidence: float, seed
             (numpy.concatenate([top, extra[at % 2]]), numpy.concatenate([bottom, numpy.ones(4)])) for at, (top, bottom) in enumerate(pairs)
         ]
     rows = _resampled(len(pairs[0][0]), seed)
-    found = formula(*(top[rows].sum(1) / numpy.maximum(1.0, bottom[rows].sum(1)) for top, bottom in pairs))
+    with numpy.errstate(all="ignore"):
+        found = formula(*(top[rows].sum(1) / numpy.maximum(1.0, bottom[rows].sum(1)) for top, bottom in pairs))
+    if not (math.isfinite(value) and numpy.isfinite(found).all()):
+        raise BuildError(
+            "a metric is no finite number", [("found", str(value))], "a loss of 0 has no relative gain; a judge's numbers must add up"
+        )
     tail = (1 - confidence) / 2
-    low, high = numpy.quantile(found, [tail, 1 - tail], method="inverted_cdf")
-    return Estimate(value, min(float(low), value), max(float(high), value), n)
+    low, high = (float(one) for one in numpy.quantile(found, [tail, 1 - tail], method="inverted_cdf"))
+    wider = 1.0 if len(pairs[0][0]) > n else _student(n, confidence)
+    return Estimate(value, min(value, value - (value - low) * wider), max(value, value + (high - value) * wider), n)
+
+
+def _student(n: int, confidence: float) -> float:
+    """By how much a percentile interval of few rows is too narrow: t ÷ z and √(n ÷ (n − 1)) (Hesterberg 2015); t by Cornish and Fisher."""
+    z, freedom = statistics.NormalDist().inv_cdf((1 + confidence) / 2), max(1, n - 1)
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return t / z * math.sqrt(n / freedom)
 
 
 def _resampled(n: int, seed: int) -> Array:

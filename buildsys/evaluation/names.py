@@ -13,4 +13,5 @@ KINDS: Mapping[str, Kind] = {
     "judge": "judge", "lm_eval": "lm_eval",
 }  # fmt: skip
 SHARES = ("preference", "contains", "regex")
+FEWEST_ROWS = 5  # of each half of a set: below, no interval means anything
 FALLING = ("loss", "perplexity")  # less is better: gains and losses are relative

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class EvaluationSet:
     @property
     def expected(self) -> list[str]:
         """The answer that each row itself gives, for metrics that look for it in the model's own words."""
-        return [_text(row.get("chosen", row.get("completion", row.get("messages", "")))) for row in self.rows]
+        return [_text(row.get("chosen", row.get("completion", row.get("messages", [])))) for row in self.rows]
 
     @property
     def shape(self) -> str:
@@ -70,7 +71,7 @@ class EvaluationSet:
     def _judged(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[float]:
         """What the user's function makes of the model: one number a row, more is better."""
         name = self.spec.judge
-        before = [parameter._version for parameter in model.parameters()]
+        before = _sums(model)
         torch.manual_seed(0)
         try:
             with torch.inference_mode():
@@ -78,10 +79,12 @@ class EvaluationSet:
             scores = [float(one) for one in found]
         except BuildError:
             raise
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+        except (Exception, SystemExit) as error:
+            own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == self.spec.files[0]]
+            where = [("line", f"{own[-1].lineno} of {self.spec.files[0]}")] if own else []
+            where = [("line", f"{error.lineno} of {self.spec.files[0]}")] if isinstance(error, SyntaxError) else where
             reason = str(error).strip().splitlines()
-            facts = [(type(error).__name__, reason[0] if reason else ""), ("line", f"{place.lineno}: {place.line}")]
+            facts = [(type(error).__name__, reason[0] if reason else ""), *where]
             raise BuildError(
                 f"judge '{name}' failed", facts, "it takes (model, tokenizer, rows) and returns a number for each row"
             ) from error
@@ -91,21 +94,36 @@ class EvaluationSet:
         for row, one in enumerate(scores, 1):
             if not math.isfinite(one):
                 raise BuildError(f"judge '{name}' returned {one} for row {row}", hint="a judge gives every row a finite number")
-        if before != [parameter._version for parameter in model.parameters()]:
+        model.eval()
+        if before != _sums(model):
             raise BuildError(f"judge '{name}' changed the model's weights", hint="work on a copy: copy.deepcopy(model)")
         return scores
 
     @cached_property
     def _judge(self) -> Callable[..., Sequence[float]]:
         module, _, function = self.spec.judge.partition(":")
-        loader = SourceFileLoader(f"judge_{module.replace('.', '_')}", str(self._files[0]))
-        made = ModuleType(loader.name)
-        loader.exec_module(made)
+        made = ModuleType(f"judge_{module.replace('.', '_')}")
+        made.__file__ = self.spec.files[0]
+        sys.modules[made.__name__] = made  # dataclasses look their own module up
+        path, here = list(sys.path), {"", os.getcwd()}
+        sys.path[:] = [place for place in path if place not in here]  # what stands beside it is in no key
+        try:
+            exec(compile(self._files[0].read_bytes(), self.spec.files[0], "exec"), made.__dict__)
+        finally:
+            sys.path[:] = path
         found: Callable[..., Sequence[float]] | None = getattr(made, function, None)
         if not callable(found):
             raise BuildError(f"judge '{self.spec.judge}' is no function of its file", [("file", self.spec.files[0])])
         return found
 
 
+def _sums(model: PreTrainedModel) -> list[float]:
+    """What tells whether anybody changed the weights."""
+    return [float(parameter.detach().sum(dtype=torch.float64)) for parameter in model.parameters()]
+
+
 def _text(answer: Any) -> str:
-    return answer if isinstance(answer, str) else str(answer[-1]["content"])
+    """An answer as text: of messages the last one of the assistant's."""
+    if isinstance(answer, str):
+        return answer
+    return next((str(turn["content"]) for turn in reversed(answer) if turn["role"] == "assistant"), "")

@@ -27,10 +27,9 @@ from buildsys.evaluation.intervals import (
     rows_needed,
 )
 from buildsys.evaluation.metrics import Evaluation, Metric, margins
-from buildsys.evaluation.names import FALLING, SHARES
+from buildsys.evaluation.names import FALLING, FEWEST_ROWS, SHARES
 
 CHOOSING, JUDGING = 0, 1
-FEWEST_ROWS = 5  # of each half: below, no interval means anything
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,11 @@ def judge(rows: Evaluation, controls: Sequence[Control], gates: Gates) -> dict[s
     found["gates"]["max_forgetting"] = {one.name: one.max_forgetting for one in controls}
     found["base"] = {
         metric.name: table[0][metric.name],
-        **{f"{c.name} {c.metric.name}": _value(c.metric, c.evaluation, 0) for c in controls},
+        **{f"{c.name} {c.metric.name}": value(c.metric, c.evaluation, 0) for c in controls},
     }
-    failing = _failing_controls(controls, gates)
-    if failing:
-        return found | {"reason": failing}
+    failed = failing(controls)
+    if failed:
+        return found | {"reason": failed}
     candidates = [position for position in range(1, len(table)) if table[position]["within_gates"]]
     if not candidates:
         return found | {"reason": "every coefficient forgets more than its gates allow"}
@@ -132,6 +131,7 @@ def _tried(rows: Evaluation, controls: Sequence[Control], gates: Gates, halves: 
     if metric.name == "preference":
         margin = estimated(level, [Ratio.of(margins(rows, position))], gates.confidence, gates.seed)
         row |= {"margin": margin.value, "margin_interval": [margin.low, margin.high]}
+    row["judged_low"] = estimated(_formula(metric), judged[1:], gates.confidence, gates.seed).low
     row |= {"n": now.n, "gain_choosing": float(choosing), "gain": gain.value, "gain_interval": [gain.low, gain.high]}
     if gates.reduce and metric.name in SHARES:
         factor = estimated(partial(odds_factor, n=gain.n), judged, gates.confidence, gates.seed)
@@ -142,7 +142,7 @@ def _tried(rows: Evaluation, controls: Sequence[Control], gates: Gates, halves: 
         row["forgetting"][control.name] = lost.value
         row["forgetting_interval"][control.name] = [lost.low, lost.high]
         row["within_gates"] &= control.max_forgetting is None or lost.high <= control.max_forgetting
-        row["within_gates"] &= control.min_metric is None or _level(control, position, gates).low >= control.min_metric
+        row["within_gates"] &= control.min_metric is None or held(control, position, gates).low >= control.min_metric
     return row
 
 
@@ -152,25 +152,25 @@ def _shortfall(gates: Gates, before: float, gain: Estimate, row: Mapping[str, An
     room = before if gates.reduce else 1 - before
     if metric in SHARES and least > room:
         return f"the base is at {before:.3f} already: min_gain = {least:g} is out of reach"
-    if gain.value < least or gain.value <= 0:
+    if not (gain.value >= least and gain.value > 0):
         return f"the gain is below min_gain = {least:g}" if least else "there is no gain"
-    if gain.low < least or gain.low <= 0:
+    if not (gain.low >= least and gain.low > 0):
         needed = rows_needed(gain, least)
         enough = f"; about {2 * needed} rows in all would do, if it stays" if needed else ""
         return f"the interval of the gain reaches {gain.low:+.3f}, {'below min_gain' if least else 'so it may be none'}{enough}"
-    if gates.min_metric is not None and row[f"{metric}_interval"][0] < gates.min_metric:
-        return f"the interval of {metric} reaches {row[f'{metric}_interval'][0]:.3f}, below min_metric = {gates.min_metric:g}"
-    if gates.odds is not None and row["odds_factor_interval"][0] < gates.odds:
+    if gates.min_metric is not None and not row["judged_low"] >= gates.min_metric:
+        return f"the interval of {metric} reaches {row['judged_low']:.3f} on the rows that judge, below min_metric = {gates.min_metric:g}"
+    if gates.odds is not None and not row["odds_factor_interval"][0] >= gates.odds:
         return (
             f"the odds fall {row['odds_factor']:.1f} times, by the interval {row['odds_factor_interval'][0]:.1f}; reduce = {gates.odds:g}"
         )
     return ""
 
 
-def _failing_controls(controls: Sequence[Control], gates: Gates) -> str:
+def failing(controls: Sequence[Control]) -> str:
     """Which control set the base itself fails, or "": forgetting cannot be measured on what was never known."""
     for control in controls:
-        known = _value(control.metric, control.evaluation, 0)
+        known = value(control.metric, control.evaluation, 0)
         words = control.evaluation["numbers"][0].get("vocabulary")
         if control.metric.name == "loss" and words and known >= math.log(words):
             return f"the base fails control set '{control.name}': its loss is {known:.2f}, that of a guess {math.log(words):.2f}"
@@ -197,7 +197,7 @@ def forgetting(control: Control, position: int, gates: Gates) -> Estimate:
     return estimated(gain_formula(control.metric, True), pair, gates.confidence, gates.seed)
 
 
-def _level(control: Control, position: int, gates: Gates) -> Estimate:
+def held(control: Control, position: int, gates: Gates) -> Estimate:
     return estimated(_formula(control.metric), [control.metric.of(control.evaluation, position)], gates.confidence, gates.seed)
 
 
@@ -205,7 +205,7 @@ def _formula(metric: Metric) -> Formula:
     return numpy.exp if metric.name == "perplexity" else level
 
 
-def _value(metric: Metric, evaluation: Evaluation, position: int) -> float:
+def value(metric: Metric, evaluation: Evaluation, position: int) -> float:
     return float(_formula(metric)(numpy.float64(metric.of(evaluation, position).value)))
 
 

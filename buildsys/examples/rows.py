@@ -102,10 +102,21 @@ def serialised(rows: Sequence[Row]) -> bytes:
 
 
 def part(rows: Sequence[Row], which: Part) -> list[Row]:
-    """All rows, those to train on, or the fixed share that is held out: chosen by the hash of each row alone."""
+    """All rows, those to train on, or the fixed share that is held out: chosen by the hash of what each row asks and answers.
+
+    Two rows that differ only in what they reject are on the same side, and of those held out the first one stays.
+    """
     if which == "all":
         return list(rows)
-    return [row for row in rows if (bucket(row) % HELD_OUT_SHARE == 0) == (which == "held-out")]
+    found = [
+        (name, row) for name, row in ((asked(row), row) for row in rows) if (int(name, 16) % HELD_OUT_SHARE == 0) == (which == "held-out")
+    ]
+    if which == "train":
+        return [row for _, row in found]
+    once: dict[str, Row] = {}
+    for name, row in found:
+        once.setdefault(name, row)
+    return list(once.values())
 
 
 def bucket(row: Row) -> int:

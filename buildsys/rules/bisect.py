@@ -38,6 +38,7 @@ class Params(Strict):
     coefficients: list[Any]
     asked: Spec
     measure: Measure
+    direction: Literal["raise", "reduce"] = "raise"
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] = 1
@@ -70,12 +71,13 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
             return measurements.get(document, lambda: asked.numbers(subject.at(at), subject.tokenizer))
 
         beside = recorded(asked, ["base"], [numbers(frozenset(range(len(vectors))))])
-        found = blame.blame(numbers, len(vectors), metric(params.measure), beside, params.confidence, params.seed)
+        reduce = params.direction == "reduce"
+        found = blame.blame(numbers, len(vectors), metric(params.measure), reduce, beside, params.confidence, params.seed)
     work = Merge(inputs["base"], inputs["vectors"], vectors, recipe)
     try:
         lying = inspection.merge(work, [str(at) for at in range(len(vectors))])
     finally:
         work.close()
     found |= {"cosines": lying["cosines"], "conflicts": lying["conflicts"]}
-    (out / "bisect.json").write_text(json.dumps(found, indent=1))
+    (out / "bisect.json").write_text(json.dumps(found, indent=1, allow_nan=False))
     return {"measured": measurements.made}

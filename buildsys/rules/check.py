@@ -44,13 +44,18 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         for name, one, own, together in zip(params.names, params.behaviours, alone, merged, strict=True)
     ]
     controls = [
-        verdict.Control(name, {**base, "numbers": [base["numbers"][0], now["numbers"][0]]}, metric(gate), gate.max_forgetting)
+        verdict.Control(name, _both(base, now), metric(gate), gate.max_forgetting, gate.min_metric)
         for name, gate, base, now in zip(params.control_names, params.controls, before, after, strict=True)
     ]
     found = composed.check(behaviours, controls, params.max_loss_of_gain, params.confidence, params.seed)
-    (out / "checks.json").write_text(json.dumps(found, indent=1))
+    (out / "checks.json").write_text(json.dumps(found, indent=1, allow_nan=False))
     return {"kept": {row["name"]: row["kept"] for row in found["behaviours"] if "kept" in row}}
 
 
 def _read(folders: list[Path]) -> list[dict[str, Any]]:
     return [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+
+
+def _both(base: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of a control set at the base and at the merged model."""
+    return {**base, "numbers": [base["numbers"][0], now["numbers"][0]]}

@@ -42,6 +42,7 @@ class Task(Strict):
 
     task: str
     metric: str = "acc"  # one that a single document has
+    filter: str | None = None  # where a task has several
     include: str | None = None  # folder that defines the task
     num_fewshot: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None  # documents
@@ -57,6 +58,7 @@ class Spec(Strict):
     generate: Generate = Generate()
     judge: str = ""  # "module:function"
     lm_eval: Task | None = None
+    lm_eval_version: str = ""
     files: list[str] = []  # the names of the files that come with it
 
 

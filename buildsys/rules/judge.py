@@ -61,7 +61,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     progress("judging")
     rows, *controls = (json.loads((folder / "evaluation.json").read_text()) for folder in [inputs["rows"], *inputs["controls"]])
     found = verdict.judge(rows, named(params.control_names, controls, params.controls), gates(params))
-    (out / "verdict.json").write_text(json.dumps(found, indent=1))
+    (out / "verdict.json").write_text(json.dumps(found, indent=1, allow_nan=False))
     (out / "coefficient.json").write_text(json.dumps(found["coefficient"]) + "\n")
     return {name: value for name, value in found.items() if name not in ("table", "passed")}
 

@@ -72,7 +72,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     with MergedSubject(inputs["base"], inputs["vectors"], inputs.digests["vectors"], recipe) as subject:
 
         def numbers(asked: EvaluationSet, name: str, at: tuple[float, ...], alone: int | None = None) -> Any:
-            document = measured(spec, params.threads, {"base": inputs.digests["base"]}, name, [], 0) | {"tuning": params.rows_max}
+            document = measured(spec, params.threads, {"base": inputs.digests["base"]}, name, [], 0) | {"of the rows": len(asked.rows)}
             if alone is not None:
                 document |= {"vector": inputs.digests["vectors"][alone], "coefficient": at[alone]}
                 return measurements.get(document, lambda: asked.numbers(subject.alone(alone, at[alone]), subject.tokenizer))
@@ -96,7 +96,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
             for asked, name in controls:
                 found = recorded(asked, ["base", "merged"], [numbers(asked, name, nothing), numbers(asked, name, at)])
                 loss = [metrics.Metric("loss").of(found, place).value for place in range(2)]
-                used.append((loss[1] / loss[0] - 1) / (limit * params.headroom) if limit else 0.0)
+                used.append(_used(loss[1] / loss[0] - 1, limit, params.headroom))
             trace.append({"coefficients": list(at), "kept": kept, "margins": margins, "used": used})
             return tuning.Outcome(kept, margins, used)
 
@@ -151,6 +151,13 @@ def _sets(inputs: Inputs, params: Params, spec: Spec) -> tuple[list[tuple[Evalua
 def _share(base: float, alone: float, merged: float) -> float:
     """Of what a vector alone changes, the share that is left; 1 where it changes nothing."""
     return (merged - base) / (alone - base) if alone != base else 1.0
+
+
+def _used(rise: float, limit: float | None, headroom: float) -> float:
+    """What a rise is of the limit that the search allows itself."""
+    if limit is None:
+        return 0.0
+    return rise / (limit * headroom) if limit else float(rise > 0) * 2
 
 
 def _mean(values: list[float]) -> float:

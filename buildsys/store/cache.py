@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.measurements import FOLDER as MEASURED
+from buildsys.measurements import sound
 from buildsys.store.fresh import this_boot
 from buildsys.store.objects import Objects, flush_file, write_whole
 from buildsys.store.observe import Observer
@@ -176,8 +177,12 @@ class Cache:
         for path in sorted(made.glob("*/*.json")):
             place = self.measurements / path.parent.name / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
-            if replacing or not place.exists():
+            if replacing or not sound(place):
                 path.replace(place)
+
+    def admit(self, target: str) -> None:
+        """Forget a model of this target that its checks refused."""
+        shutil.rmtree(self.refused.path(target), ignore_errors=True)
 
     def partial(self, key: str) -> Path:
         return self.folder / "partial" / key

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from buildsys.evaluation.names import MetricName
+from buildsys.evaluation.names import FALLING, MetricName
 from buildsys.rules import Strict, evaluate, search, tune
 from buildsys.tables.types import Finite, Name, Positive, Share, shape
 
@@ -65,6 +65,7 @@ class Control(Measure):
 
 
 _Controlled = Annotated[Annotated[str, Tag("str")] | Annotated[Control, Tag("dict[table]")], Discriminator(shape)]
+_Controls = Annotated[Annotated[str, Tag("str")] | Annotated[dict[Name, _Controlled], Tag("dict[table]")], Discriminator(shape)]
 _Coefficients = Annotated[
     Annotated[Annotated[list[Positive], Field(min_length=1)], Tag("list[entries]")]
     | Annotated[Literal["search"], Tag("str")]
@@ -84,7 +85,7 @@ class Verify(Measure):
     min_metric: Finite | None = None
     reduce: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None  # by what factor the behaviour's odds must fall
     coefficients: _Coefficients = [0.1, 0.25, 0.5, 0.75, 1.0]
-    control: str | dict[Name, _Controlled] | None = None
+    control: _Controls | None = None
     max_forgetting: Share | dict[str, Share] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     max_length: Annotated[int, Field(ge=2)] = 1024
@@ -110,7 +111,8 @@ class Verify(Measure):
         if isinstance(self.coefficients, search.Settings) and self.coefficients.start > self.coefficients.most:
             raise ValueError("the search starts above its end")
         metric = self.named("preference")
-        if metric not in ("judge", "lm_eval") and self.min_gain > 1:
+        unbounded = metric in ("judge", "lm_eval") or (metric in FALLING and self.direction == "reduce")
+        if not unbounded and self.min_gain > 1:
             raise ValueError(f"min_gain = {self.min_gain:g} cannot be reached: 1 is all that {metric} can gain")
         return self
 
@@ -131,7 +133,7 @@ class Checks(Strict):
     """What a merged model has to keep of its vectors, and what it may cost."""
 
     max_loss_of_gain: Annotated[float, Field(ge=0, le=1)] | None = None  # share of what each vector alone gains
-    control: str | dict[Name, _Controlled] | None = None  # beside those of its vectors
+    control: _Controls | None = None  # beside those of its vectors
     max_forgetting: Share | dict[str, Share] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 

@@ -114,6 +114,6 @@ def applied(model: PreTrainedModel, names: Mapping[str, str], vector: Vector) ->
 
 
 def added(base: torch.Tensor, tau: torch.Tensor, coefficient: float) -> torch.Tensor:
-    """base + α·τ in float32 or better, rounded once to the base's dtype."""
+    """base + α·τ in float32 or better, rounded once to the base's dtype: α·τ first, as a merge does it, to the same bytes."""
     wide = torch.promote_types(base.dtype, torch.float32)
-    return base.to(wide).add(tau.to(base.device, wide), alpha=coefficient).to(base.dtype)
+    return base.to(wide).add(tau.to(base.device, wide).mul(coefficient)).to(base.dtype)
