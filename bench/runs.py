@@ -105,7 +105,7 @@ class Run:
 
 def run(one: Behaviour, params: Params, watched: list[Example], *, often: bool = True) -> Run:
     """Train a behaviour as the rule does, objective and all, and look at the watched examples on the way; else at the ends alone."""
-    fit.deterministic(params.seed, 1)
+    models.deterministic(params.seed, 1)
     model = _model(one.folder)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     optimizer = optimizers.make(params, named)

@@ -159,9 +159,10 @@ def test_facts_tell_what_a_run_took(built: Project) -> None:
 
 def test_progress_says_updates_loss_speed_and_time_left(project: Project, built: Project) -> None:
     from buildsys.progress import Progress
+    from buildsys.tensors import models
     from buildsys.training import batching, fit, objectives, optimizers
 
-    fit.deterministic(0, 1)
+    models.deterministic(0, 1)
     model = tiny("llama")
     params = Params(max_steps=3, per_device_train_batch_size=2)
     examples = [Example(Answer([1, 2, 3, 4 + i], [False, True, True, True], 0), None) for i in range(4)]

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from buildsys.errors import BuildError
-from buildsys.examples.encode import Answer, Example, batch
-from buildsys.training.objectives import answer_log_probabilities
+from buildsys.examples.encode import IGNORED, Answer, Example, batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOKENS_PER_BATCH = 4096  # padded; fixed, because the last bits of a sum depend on the shape it is taken in
+TOKENS_PER_BATCH = 1024  # padded; fixed, because the last bits of a sum depend on the shape it is taken in
 
 
 def log_probabilities(model: PreTrainedModel, examples: Sequence[Example]) -> dict[str, list[float]]:
@@ -36,8 +36,11 @@ def _scores(model: PreTrainedModel, answers: Sequence[Answer]) -> tuple[list[flo
         given = {name: tensor.to(model.device) for name, tensor in batch([answers[row] for row in rows]).items()}
         with torch.inference_mode():
             logits = model(input_ids=given["input_ids"], use_cache=False).logits
-            row_sums, row_counts = answer_log_probabilities(logits, given["labels"])
-        sums[rows], counts[rows] = row_sums.cpu(), row_counts.cpu()
+            labels = given["labels"][:, 1:]
+            marks = labels != IGNORED  # a large vocabulary is normalised for these tokens only
+            found = -functional.cross_entropy(logits[:, :-1][marks].float(), labels[marks], reduction="none")
+            row_sums = torch.zeros(len(rows), device=found.device).index_add_(0, marks.nonzero()[:, 0], found)
+        sums[rows], counts[rows] = row_sums.cpu(), marks.sum(1).float().cpu()
     if not torch.isfinite(sums).all():
         row = int((~torch.isfinite(sums)).nonzero()[0])
         raise BuildError("a log-probability is not finite", [("row", str(row + 1)), ("found", str(float(sums[row])))])

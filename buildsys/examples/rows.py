@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from buildsys.action import Digest, canonical_bytes, digest_of
@@ -99,6 +100,12 @@ def digest(rows: Sequence[Row]) -> Digest:
 def serialised(rows: Sequence[Row]) -> bytes:
     """The rows as canonical JSON Lines, the bytes that `digest` hashes and a rule reads."""
     return b"".join(canonical_bytes(row) + b"\n" for row in rows)
+
+
+def read(place: Path) -> list[Row]:
+    """The rows that a rule was given: a file of canonical lines, or the artifact that holds one."""
+    file = place / "rows.jsonl" if place.is_dir() else place
+    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]  # splitlines would also split at U+2028
 
 
 def part(rows: Sequence[Row], which: Part) -> list[Row]:

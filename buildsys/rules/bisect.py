@@ -49,9 +49,9 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.evaluation.merged import MergedSubject
     from buildsys.merging import inspection
     from buildsys.merging.stream import Merge, Recipe
-    from buildsys.training import fit
+    from buildsys.tensors import models
 
-    fit.deterministic(0, params.threads)
+    models.deterministic(0, params.threads)
     recipe = Recipe(params.method, params.options, params.coefficients, params.post, params.svc_alpha, params.tokenizer)
     rows, files = inputs.digests.get("rows", ""), inputs.digests.get("files", [])
     asked = opened(params.asked, inputs.paths.get("rows"), inputs.paths.get("files", []))

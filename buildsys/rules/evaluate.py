@@ -69,9 +69,9 @@ class Params(Spec):
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
     from buildsys.evaluation.subject import Subject
-    from buildsys.training import fit
+    from buildsys.tensors import models
 
-    fit.deterministic(0, params.threads)
+    models.deterministic(0, params.threads)
     asked = opened(params, inputs.paths.get("rows"), inputs.paths.get("files", []))
     measurements = Measurements.of(progress)
     coefficients = [0.0, *params.coefficients]
@@ -89,9 +89,9 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
 def opened(spec: Spec, rows: Path | None, files: list[Path]) -> EvaluationSet:
     from buildsys.evaluation.sets import EvaluationSet
-    from buildsys.training import fit
+    from buildsys.examples.rows import read as read_rows
 
-    return EvaluationSet(spec, fit.rows(rows) if rows is not None else [], files)
+    return EvaluationSet(spec, read_rows(rows) if rows is not None else [], files)
 
 
 def measured(spec: Spec, threads: int, digests: Any, rows: Digest, files: list[Digest], coefficient: Any) -> dict[str, Any]:

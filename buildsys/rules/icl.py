@@ -37,18 +37,19 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
     from buildsys.errors import BuildError
     from buildsys.examples import encode
+    from buildsys.examples.rows import read as read_rows
     from buildsys.rules.train import WarmStart
     from buildsys.tensors import checkpoints, delta, models
-    from buildsys.training import bridge, fit
+    from buildsys.training import bridge
 
-    fit.deterministic(params.seed, params.threads)
+    models.deterministic(params.seed, params.threads)
     model = models.load(inputs["base"], torch.float32)
     base = checkpoints.Checkpoint(inputs["base"])
     names, before = delta.stored_names(model, base.entries), delta.weights(model)
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
     progress("examples in the context")
     given = WarmStart(shots=params.shots, contexts=params.contexts)
-    found = bridge.jump(model, tokenizer, fit.rows(inputs["examples"]), given, models.context(model, params.max_length), params.seed)
+    found = bridge.jump(model, tokenizer, read_rows(inputs["examples"]), given, models.context(model, params.max_length), params.seed)
     if found.cold_because:
         facts = [(name.replace("_", " "), f"{loss:.4f}") for name, loss in found.losses.items()]
         raise BuildError(f"no vector comes of these examples: {found.cold_because}", facts, "train it, or take other examples or shots")

@@ -59,9 +59,10 @@ class Params(Settings):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
+    from buildsys.tensors import models
     from buildsys.training import corpus, fit, objectives
 
-    fit.deterministic(params.seed, params.threads)
+    models.deterministic(params.seed, params.threads)
     progress("training the tokenizer")
     documents = corpus.documents(inputs["corpus"])
     tokenizer = corpus.tokenizer(documents, params.vocab_size, params.max_position_embeddings)

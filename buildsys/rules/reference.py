@@ -11,7 +11,7 @@ from pydantic import Field
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 
-VERSION = 1
+VERSION = 2
 ROLES = {"base": "model folder", "rows": "rows with chosen and rejected"}
 PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
 FLUSH = False
@@ -27,14 +27,14 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
     from buildsys.evaluation import score
     from buildsys.examples import encode
+    from buildsys.examples.rows import read as read_rows
     from buildsys.tensors import models
-    from buildsys.training import fit
 
-    fit.deterministic(0, params.threads)
+    models.deterministic(0, params.threads)
     model = models.load(inputs["base"], torch.float32)  # as it is trained
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
     room = models.context(model, params.max_length)
-    rows = fit.rows(inputs["rows"])
+    rows = read_rows(inputs["rows"])
     progress(f"log-probabilities of {len(rows)} rows")
     found = score.log_probabilities(model, encode.encode(tokenizer, rows, room))
     (out / "reference.json").write_text(json.dumps({side: found[side] for side in ("chosen", "rejected")}))

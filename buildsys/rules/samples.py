@@ -31,9 +31,8 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.evaluation import generate
     from buildsys.examples import encode
     from buildsys.tensors import models
-    from buildsys.training import fit
 
-    fit.deterministic(params.seed, params.threads)
+    models.deterministic(params.seed, params.threads)
     model = models.load(inputs["base"])
     tokenizer = encode.load_tokenizer(str(inputs["base"]))
     length = models.context(model, params.length)

@@ -47,9 +47,9 @@ class Params(Settings, Judged):
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
     from buildsys.evaluation import bracket, verdict
     from buildsys.evaluation.subject import Subject
-    from buildsys.training import fit
+    from buildsys.tensors import models
 
-    fit.deterministic(0, params.threads)
+    models.deterministic(0, params.threads)
     rows, files = list(_rows(inputs.paths, params)), _files(inputs.paths, params)
     row_digests, file_digests = list(_rows(inputs.digests, params)), _files(inputs.digests, params)
     asked = [opened(spec, place, own) for spec, place, own in zip(params.sets, rows, files, strict=True)]

@@ -186,11 +186,12 @@ class Params(Settings):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
-    from buildsys.training import compiler, fit, launched
+    from buildsys.tensors import models
+    from buildsys.training import compiler, launched
 
     if params.processes > 1:
         return launched.compiled(inputs.paths, params, out, progress)
-    fit.deterministic(params.seed, params.threads)
+    models.deterministic(params.seed, params.threads)
     return compiler.compiled(inputs.paths, params, out, progress)
 
 

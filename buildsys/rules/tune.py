@@ -59,9 +59,9 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.evaluation import metrics, tuning
     from buildsys.evaluation.merged import MergedSubject
     from buildsys.merging.stream import Recipe
-    from buildsys.training import fit
+    from buildsys.tensors import models
 
-    fit.deterministic(0, params.threads)
+    models.deterministic(0, params.threads)
     recipe = Recipe(params.method, params.options, params.start, params.post, params.svc_alpha, params.tokenizer)
     spec = Spec(max_length=params.max_length)
     behaviours, controls = _sets(inputs, params, spec)
@@ -131,14 +131,14 @@ def _sets(inputs: Inputs, params: Params, spec: Spec) -> tuple[list[tuple[Evalua
     from buildsys.evaluation.sets import EvaluationSet
     from buildsys.examples.encode import Answer, Example
     from buildsys.examples.rows import bucket
-    from buildsys.training import fit
+    from buildsys.examples.rows import read as read_rows
 
     behaviours = []
     for place, digest in zip(inputs["rows"], inputs.digests["rows"], strict=True):
-        rows = sorted(fit.rows(place), key=bucket)[: params.rows_max]
+        rows = sorted(read_rows(place), key=bucket)[: params.rows_max]
         behaviours.append((EvaluationSet(spec, rows), digest))
     controls = [
-        (EvaluationSet(spec, sorted(fit.rows(place), key=bucket)[: 2 * params.rows_max]), digest)
+        (EvaluationSet(spec, sorted(read_rows(place), key=bucket)[: 2 * params.rows_max]), digest)
         for place, digest in zip(inputs.paths.get("control", []), inputs.digests.get("control", []), strict=True)
     ]
     if "samples" in inputs:

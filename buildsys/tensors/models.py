@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,16 @@ from buildsys.errors import BuildError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def deterministic(seed: int, threads: int) -> None:
+    """One thread count, one seed, deterministic kernels: the same action gives the same bytes."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    random.seed(seed)
 
 
 def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from buildsys.errors import BuildError
 from buildsys.examples import encode
 from buildsys.examples.encode import Answer, Example
 from buildsys.examples.rows import HELD_OUT_SHARE, Row, bucket
+from buildsys.examples.rows import read as read_rows
 from buildsys.progress import Progress
 from buildsys.tensors import checkpoints, delta, models
 from buildsys.training import bridge, fit, lowrank, optimizers
@@ -44,7 +45,7 @@ def compiled(paths: Mapping[str, Any], params: Params, out: Path | None, progres
     models.freeze(model, embeddings=not params.train_embeddings)
     tokenizer = encode.load_tokenizer(str(paths["base"]))
     room = models.context(model, params.max_length)
-    rows = fit.rows(paths["examples"])
+    rows = read_rows(paths["examples"])
     examples = answered(encode.encode(tokenizer, rows, room), room)
     keep = _kept(paths, params, tokenizer, model)
     trained, stopping = _held_out(rows, params)
@@ -91,7 +92,7 @@ def compiled(paths: Mapping[str, Any], params: Params, out: Path | None, progres
 def _kept(paths: Mapping[str, Any], params: Params, tokenizer: Tokenizer, model: PreTrainedModel) -> list[list[Example]]:
     """The pools of what must stay: rows, and the base's own sequences, every token of them marked."""
     room = models.context(model, params.max_length)
-    rows = encode.whole(tokenizer, [row for place in paths.get("keep", ()) for row in fit.rows(place)], room)
+    rows = encode.whole(tokenizer, [row for place in paths.get("keep", ()) for row in read_rows(place)], room)
     if "samples" not in paths:
         return [rows]
     room = room if params.keep_window is None else models.context(model, 1 << 30)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,6 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from buildsys.errors import BuildError
-from buildsys.examples.rows import Row
 from buildsys.progress import Progress
 from buildsys.training import memory
 from buildsys.training.arguments import DECISIVE
@@ -44,22 +41,6 @@ class Batches(Protocol):
 
     def rows(self, position: int) -> Sequence[int]:
         """The numbers of the rows of one batch, from 0; empty where its rows have no number."""
-
-
-def deterministic(seed: int, threads: int) -> None:
-    """One thread count, one seed, deterministic kernels: the same action gives the same bytes."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed)
-    random.seed(seed)
-
-
-def rows(place: Path) -> list[Row]:
-    """The rows that a rule was given: a file, or the artifact that holds one."""
-    file = place / "rows.jsonl" if place.is_dir() else place
-    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]  # splitlines would also split at U+2028
 
 
 def adamw(named: Sequence[tuple[str, torch.nn.Parameter]], params: Any) -> torch.optim.Optimizer:

@@ -70,7 +70,8 @@ def take_part(request: Path, made: Callable[..., Params]) -> None:
     """
     import torch
 
-    from buildsys.training import compiler, fit
+    from buildsys.tensors import models
+    from buildsys.training import compiler
 
     given, first = json.loads(request.read_text()), os.environ.get("RANK", "0") == "0"
     params, folder = made(**given["params"]), Path(given["folder"])
@@ -82,7 +83,7 @@ def take_part(request: Path, made: Callable[..., Params]) -> None:
 
     paths = {role: [Path(one) for one in where] if isinstance(where, list) else Path(where) for role, where in given["paths"].items()}
     try:
-        fit.deterministic(params.seed, params.threads)
+        models.deterministic(params.seed, params.threads)
         facts = compiler.compiled(paths, params, Path(given["out"]) if first else None, Progress(folder, say, given["settings"]))
     except BuildError as error:
         (folder / _ERROR).write_text(json.dumps({"headline": error.headline, "facts": error.facts, "hint": error.hint}))
