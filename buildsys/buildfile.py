@@ -146,7 +146,7 @@ def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], tab
             keys = [
                 part
                 for part in path
-                if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*", part)
+                if not re.fullmatch(r"float|int|str|bool|list\[.*|dict\[.*|literal\[.*|constrained.*|function.*|\[key\]", part)
             ]
             _explain(file, where, keys, one, model)
         return set(table) - bad if isinstance(table, dict) else None

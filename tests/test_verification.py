@@ -361,6 +361,9 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world,
     assert found["table"][-1]["lm_eval"] > found["table"][0]["lm_eval"]
     project.file("tasks/docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs[:39]))
     assert stale(project) == ["verified-later:rows", "verified-later"]
+    project.file("tasks/seen.yaml").write_text(TASK.replace("docs.jsonl", str(project.root / "tasks/docs.jsonl")))
+    assert "line 6 of seen.yaml names a file outside 'tasks', which would be in no key" in project.build("status").stderr
+    project.file("tasks/seen.yaml").write_text(TASK)
     project.buildfile(text.replace('task = "seen"', 'task = "seem"'))
     ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 1
