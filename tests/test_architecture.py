@@ -134,11 +134,11 @@ SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "e1b733286453890e"),
-    "bisect": (1, "2c3710606380c55e"),
+    "bisect": (1, "66a9ec68c092e4e6"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "bcaa946902093fdb"),
     "dataset": (1, "6483dc37b5562004"),
-    "evaluate": (2, "79ac8fe1a45943d3"),
+    "evaluate": (2, "e6697d86b0b4b347"),
     "extract": (2, "85f885636144b3e7"),
     "icl": (1, "cd40d278722e5c64"),
     "judge": (2, "ea13da5c7bded427"),
@@ -148,9 +148,9 @@ SOURCES = {
     "pretrain": (1, "8abdf0e657be0a89"),
     "reference": (2, "c2bf1c111f68da28"),
     "samples": (1, "eb49c5b4412d9c19"),
-    "search": (1, "0762475943f447d5"),
+    "search": (1, "25456c1aa0138176"),
     "train": (3, "03e50427ab26fc4b"),
-    "tune": (1, "c7e9e54970685472"),
+    "tune": (1, "eadd9d438b82327f"),
 }
 
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from buildsys.errors import BuildError
-from buildsys.examples import encode
+from buildsys.evaluation.subject import Loaded
 from buildsys.merging.coefficients import Coefficient, numbers
 from buildsys.merging.options import completed
 from buildsys.merging.stream import Merge, Recipe, evaluated
-from buildsys.tensors import delta, models
+from buildsys.tensors import delta
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
-class MergedSubject:
+class MergedSubject(Loaded):
     """base, vectors  folders; digests: what names each vector for ever
     recipe         its coefficients are replaced by those that `at` is given
     """
@@ -30,15 +30,8 @@ class MergedSubject:
     def __init__(self, base: Path, vectors: Sequence[Path], digests: Sequence[str], recipe: Recipe) -> None:
         if recipe.tokenizer == "union":
             raise BuildError('a merge with tokenizer = "union" has other shapes than its base', hint="it cannot be evaluated in memory")
-        self.base, self._vectors, self._digests, self._recipe = base, list(vectors), list(digests), recipe
-
-    @cached_property
-    def model(self) -> PreTrainedModel:
-        return models.load(self.base)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return encode.load_tokenizer(str(self.base))
+        super().__init__(base)
+        self._vectors, self._digests, self._recipe = list(vectors), list(digests), recipe
 
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:

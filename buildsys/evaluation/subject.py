@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Subject:
-    """base  model folder; vector: folder of a vector, None for the model alone."""
+class Loaded:
+    """The model and the tokenizer of a folder, loaded when first needed: what is known already needs neither."""
 
-    def __init__(self, base: Path, vector: Path | None) -> None:
-        self.base, self._vector = base, vector
-        self._open = ExitStack()
+    def __init__(self, base: Path) -> None:
+        self.base = base
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -30,6 +29,15 @@ class Subject:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return encode.load_tokenizer(str(self.base))
+
+
+class Subject(Loaded):
+    """base  model folder; vector: folder of a vector, None for the model alone."""
+
+    def __init__(self, base: Path, vector: Path | None) -> None:
+        super().__init__(base)
+        self._vector = vector
+        self._open = ExitStack()
 
     @cached_property
     def _apply(self) -> Callable[[Any], None]:
