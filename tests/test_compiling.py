@@ -257,6 +257,7 @@ def test_rows_that_decide_when_to_stop_are_not_trained_on(built: Project) -> Non
 # several processes
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_update_and_give_what_one_gives_for_their_rows_together(built: Project) -> None:
     one = trained(built, "per_device_train_batch_size = 8, gradient_accumulation_steps = 1, optimizer = 'adamw'")
     from buildsys.tensors.vectors import Vector
@@ -271,6 +272,7 @@ def test_two_processes_share_an_update_and_give_what_one_gives_for_their_rows_to
     assert float(torch.nn.functional.cosine_similarity(*flat, dim=0)) > 0.98  # a mean of two means weighs tokens a little otherwise
 
 
+@pytest.mark.slow
 def test_an_error_in_one_of_several_processes_is_told_as_it_is(built: Project) -> None:
     said = failed(built, "processes = 2, learning_rate = 1e30")
     assert said.startswith("error: vector-later: the loss is not finite\n")
@@ -289,6 +291,7 @@ def test_every_pass_over_few_rows_has_each_of_them_once_whatever_their_length() 
     assert sorted(rows_of[:12]) == sorted(rows_of[12:]) == list(range(12))
 
 
+@pytest.mark.slow
 def test_factors_beside_16_bit_weights_come_out_whole(built: Project) -> None:
     """Small products would be rounded away if they were added to the 16-bit weights first."""
     norms = [
@@ -310,6 +313,7 @@ def test_arguments_that_transformers_cannot_carry_out_are_an_error_of_the_recipe
     assert said.startswith("error: vector-later: transformers cannot carry out these training arguments\n  reason  ")
 
 
+@pytest.mark.slow
 def test_a_cut_off_checkpoint_is_taken_away_before_it_crowds_out_a_whole_one(built: Project) -> None:
     undisturbed = trained(built, "seed = 21, save_steps = 1, save_total_limit = 1")
     (record,) = [place for place in (built.root / "cache/actions").glob("*/*.json") if undisturbed["key"][2:] in place.name]
@@ -390,6 +394,7 @@ RESUMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", RESUMED)
 def test_a_killed_training_goes_on_to_the_same_bytes_whatever_it_was_told(built: Project, given: str) -> None:
     undisturbed = trained(built, given)
@@ -483,6 +488,7 @@ def test_rows_in_parquet_are_the_same_rows(built: Project) -> None:
 HUB = 'examples = { hub = "org/rows", revision = "COMMIT", files = "data/*.jsonl" }'
 
 
+@pytest.mark.slow
 def test_a_pinned_data_set_comes_from_the_hubs_cache_without_a_network(built: Project) -> None:
     plain, commit, hub = trained(built), "e" * 40, built.root / "hub"
     data = hub / "datasets--org--rows" / "snapshots" / commit / "data"

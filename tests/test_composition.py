@@ -167,6 +167,7 @@ def test_show_names_the_pair_that_lies_worst(world) -> None:
     assert "worst pair  " in project.build("show", "merged-m").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare", "wudi"])
 def test_a_merge_in_memory_is_the_merge_on_disk(world, method: str) -> None:
     project = world(f'[merged.m]\nmethod = "{method}"\nvectors = {{ later = 0.7, aside = 1.0 }}\nunverified = ["aside"]\n')
@@ -189,6 +190,7 @@ def test_a_merge_in_memory_is_the_merge_on_disk(world, method: str) -> None:
         assert torch.equal(made[name], tensor), name
 
 
+@pytest.mark.slow
 def test_checks_of_a_tuned_merge_compare_with_what_the_recipe_says_not_with_what_was_tuned(world) -> None:
     tune = 'checks = { max_forgetting = 0.0005, control = "control.jsonl" }\ntune = { budget = 6, control = "plain.jsonl" }\n'
     project = world(f"[merged.m]\nvectors = {{ later = 3.0 }}\n{tune}", "coefficients = [3.0]")

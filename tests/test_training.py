@@ -234,6 +234,7 @@ def test_settings_that_change_nothing_leave_it_fresh(built: Project, setting: st
         built.buildfile(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ['objective = "sft"', 'optimizer = "apollo-mini", keep = { rows = "rows.jsonl" }', 'optimizer = "adamw"'])
 def test_objectives_and_optimizers_train_to_the_same_bytes_twice(project: Project, built: Project, train: str) -> None:
     declare(project, train=train)
@@ -338,7 +339,8 @@ def test_control_sets_of_any_name_are_measured(project: Project, built: Project)
     declare(project)
     (project.root / "cache").symlink_to(built.root / "cache")
     text = (project.root / "Buildfile.toml").read_text()
-    project.buildfile(text.replace("min_gain = 0.0", 'control = { rows = "rows.jsonl" }'))
+    project.buildfile(text.replace("min_gain = 0.0", 'control = { rows = "others.jsonl" }'))
+    project.file("others.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in CORPUS.split("\n\n")[:20]))
     ran = project.build("verified-later")
     assert ran.code == 0, ran.stderr
     assert list(verdict(project)["forgetting"]) == ["rows"]

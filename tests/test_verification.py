@@ -334,6 +334,7 @@ metric_list:
 """
 
 
+@pytest.mark.slow
 def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world, tmp_path_factory: pytest.TempPathFactory) -> None:
     pytest.importorskip("lm_eval")
     verify = 'coefficients = [1.0, 2.0], lm_eval = { task = "seen", include = "tasks" }'
