@@ -191,6 +191,7 @@ def test_the_loss_of_dpo_is_that_of_the_paper() -> None:
     assert float(found) == pytest.approx(float(sum(by_hand) / 2))
 
 
+@pytest.mark.slow
 def test_dpo_compares_with_the_base_which_is_asked_once(built: Project) -> None:
     declare(built, "", "dpo")
     first = built.build("vector-later", "--json").json()

@@ -76,6 +76,7 @@ def test_every_metric_comes_with_its_interval_and_its_rows(world) -> None:
     assert found["gain_low"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "value"),
     [

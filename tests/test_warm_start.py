@@ -141,6 +141,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_a_start_that_examples_do_not_help_is_cold_to_the_same_bytes_and_says_why(built: Project) -> None:
     plain_run, warm = trained(built), trained(built, "warm_start = { shots = 3 }")
     assert warm["key"] != plain_run["key"]

@@ -43,8 +43,9 @@ class Cache:
     def open(cls, folder: Path) -> Cache:
         """Raises BuildError for a folder that something else made, or another format of ours."""
         try:
-            names = set(os.listdir(folder)) if folder.exists() else set()
-            mark = (folder / "FORMAT").read_text() if "FORMAT" in names else None
+            names = {name for name in os.listdir(folder) if not name.startswith(".FORMAT.")} if folder.exists() else set()
+            place = folder / "FORMAT"  # looked for after the listing: it is the first that a build writes
+            mark = place.read_text() if place.exists() else None
         except OSError as error:
             raise os_failure(error, f"{folder} cannot be read") from error
         if mark is None and names - _OWN:
@@ -64,11 +65,13 @@ class Cache:
     def prepare(self) -> None:
         """Make the folders, and remove what killed runs left in `tmp/`. Raises BuildError where it cannot write."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "FORMAT").exists():  # before anything else: another build that starts now must know whose cache this is
+                write_whole(self.folder / "FORMAT", FORMAT.encode(), flush=False)
             for name in ("objects", "actions", "out", "refused", "partial", "logs", "tmp", "locks", "fresh"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for name, text in (("FORMAT", FORMAT), (".gitignore", _IGNORE)):
-                if not (self.folder / name).exists():
-                    write_whole(self.folder / name, text.encode(), flush=False)
+            if not (self.folder / ".gitignore").exists():
+                write_whole(self.folder / ".gitignore", _IGNORE.encode(), flush=False)
             (self.folder / "tmp" / f"probe-{secrets.token_hex(4)}").touch()
             self._sweep()
         except OSError as error:
