@@ -174,7 +174,7 @@ class _Run:
     def _finished(self, step: Step) -> None:
         self.done.add(step.name)
         target = self.plan.graph.targets[step.target]
-        if all(name in self.done or name not in self.inside for name in target.steps):
+        if all(name in self.done or (name in self.plan.steps and name not in self.inside) for name in target.steps):
             self._publish(target)
 
     def _publish(self, target: Target) -> None:

@@ -251,3 +251,11 @@ def test_a_vector_that_stands_twice_cannot_be_checked(world) -> None:
 def test_one_vector_leaves_nothing_to_leave_out(world) -> None:
     project = world("[merged.m]\nvectors = { later = 1.0 }\n")
     assert project.build("bisect", "merged-m", "--metric", "later").stderr.startswith("error: merged-m has one vector\n")
+
+
+def test_bisect_builds_what_it_needs_of_a_merge_that_is_not_asked_for(world) -> None:
+    under = "[merged.m]\nvectors = { later = 0.9 }\nchecks = { max_loss_of_gain = 0.5 }\n"
+    project = world(under + '[merged.n]\nbase = "merged-m"\nvectors = { later = 0.2, against = 0.8 }\nunverified = ["against"]\n')
+    ran = project.build("bisect", "merged-n", "--metric", "later", "--json")
+    assert ran.code == 0, ran.stderr
+    assert {row["vector"] for row in ran.json()["vectors"]} == {"later", "against"}
