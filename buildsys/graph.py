@@ -53,11 +53,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Value:
-    """A parameter that another step's artifact decides: one field of a JSON file that its rule lets plans read."""
+    """A parameter that another step's artifact decides: one field of a JSON file that its rule lets plans read.
+
+    field  its name; an Output: the digest of that artifact is the name
+    """
 
     step: str
     file: str
-    field: str
+    field: str | Output
 
 
 Source = Output | Rows | Folder | Text
@@ -99,7 +102,8 @@ class Step:
     def _needs(self) -> list[str]:
         found = [source.step for source in self.sources() if isinstance(source, Output)]
         values = [value for given in self.parameters.values() for value in (given if isinstance(given, list) else [given])]
-        found += [value.step for value in values if isinstance(value, Value)]
+        decided = [value for value in values if isinstance(value, Value)]
+        found += [name for one in decided for name in (one.step, one.field.step if isinstance(one.field, Output) else one.step)]
         return list(dict.fromkeys([*found, *self.after]))
 
 

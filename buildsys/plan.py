@@ -77,11 +77,12 @@ def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -
     labels = {name: list(entries) for name, entries in step.labels.items()}
     order = None
     if hasattr(rule, "SORTED"):
-        role, beside = rule.SORTED
-        order = tuple(sorted(range(len(inputs[role])), key=lambda i: (inputs[role][i], action.canonical_bytes(parameters[beside][i]))))
-        inputs[role] = [inputs[role][i] for i in order]
-        parameters[beside] = [parameters[beside][i] for i in order]
-        labels = {name: [entries[i] for i in order] if name in (role, beside) else entries for name, entries in labels.items()}
+        lists = [(inputs if name in inputs else parameters, name) for name in rule.SORTED]
+        entries = list(zip(*(given[name] for given, name in lists), strict=True))
+        order = tuple(sorted(range(len(entries)), key=lambda i: [action.canonical_bytes(one) for one in entries[i]]))
+        for given, name in lists:
+            given[name] = [given[name][i] for i in order]
+        labels = {name: [own[i] for i in order] if name in rule.SORTED else own for name, own in labels.items()}
     parameters = _completed(step.rule, parameters)
     found = Action(step.rule, rule.VERSION, parameters, inputs)
     return Resolved(found, found.key(), labels, order)
@@ -108,7 +109,8 @@ def _value(given: Any, artifacts: Mapping[str, Artifact]) -> Any:
     if isinstance(given, list):
         return [_value(one, artifacts) for one in given]
     if isinstance(given, Value):
-        return artifacts[given.step].values[given.file][given.field]
+        field = given.field if isinstance(given.field, str) else artifacts[given.field.step].digest
+        return artifacts[given.step].values[given.file][field]
     return given
 
 

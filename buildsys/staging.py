@@ -31,12 +31,12 @@ class Stage:
         """For each role a path, or a list in the order of the action. Raises BuildError for rows that changed since they were hashed."""
         folder.mkdir()
         rule = rules.get(step.rule)
-        sorted_role = rule.SORTED[0] if hasattr(rule, "SORTED") else None
+        is_sorted = getattr(rule, "SORTED", ())
         paths: dict[str, Any] = {}
         for role, given in step.inputs.items():
             digests = resolved.action.inputs[role]
             if isinstance(given, tuple):
-                order = resolved.order if role == sorted_role and resolved.order else range(len(given))
+                order = resolved.order if role in is_sorted and resolved.order else range(len(given))
                 paths[role] = [self._one(given[position], digests[at], folder / f"{role}-{at:05}") for at, position in enumerate(order)]
             else:
                 assert isinstance(digests, str)

@@ -12,7 +12,7 @@ from buildsys.evaluation.merged import MergedSubject
 from buildsys.merging import options
 from buildsys.merging.stream import Recipe
 from tests.conftest import Project
-from tests.test_verification import EVAL, declare
+from tests.test_verification import EVAL, declare, stale
 
 AGAINST = """
 [vector.against]
@@ -137,6 +137,9 @@ def test_tuned_coefficients_lower_what_opposes_and_the_merge_takes_them(world) -
     assert sorted(facts["parameters"]["coefficients"]) == sorted(tuned.values()), ran.stderr
     assert list(tuned.values()) != [1.0, 0.5]
     assert project.build("merged-m", "-n", "--json").json()["targets"]["merged-m"]["state"] in ("fresh", "failed")
+    text = (project.root / "Buildfile.toml").read_text()
+    project.buildfile(text.replace("{ later = 1.0, against = 0.5 }", "{ against = 0.5, later = 1.0 }"))
+    assert stale(project, "merged-m") == []
 
 
 def test_bisect_names_the_vector_that_costs_a_behaviour_and_reuses_what_was_measured(world) -> None:
@@ -197,7 +200,7 @@ def test_checks_of_a_tuned_merge_compare_with_what_the_recipe_says_not_with_what
     project.file("plain.jsonl").write_text("".join(json.dumps({"text": f"I will see the roof number {i}."}) + "\n" for i in range(30)))
     project.build("merged-m", "-q")
     shown = json.loads(project.build("show", "merged-m", "--json").stdout)
-    tuned = shown["values"]["tuned.json"]["0"]
+    (tuned,) = shown["values"]["tuned.json"].values()
     assert tuned < 3
     alone = next(row for row in shown["values"]["checks.json"]["behaviours"])
     verdict = json.loads(project.build("show", "verified-later", "--json").stdout)["values"]["verdict.json"]

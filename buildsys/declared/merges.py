@@ -61,7 +61,7 @@ def add(reader: Reader, name: str, given: Merged) -> None:
         if not tuning:
             return
         steps += tuning
-        values = [Value(tuning[-1], "tuned.json", str(at)) for at in range(len(found))]
+        values = [Value(tuning[-1], "tuned.json", Output(one.step)) for one in found]
     parameters["coefficients"] = values
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(one.step) for one in found)}
     names = [one.label for one in found]

@@ -13,7 +13,7 @@ and may have
     CARRIES   roles whose inputs are handed on beside the artifact's own files
     THREADED  True where it takes `progress.settings["threads"]`: the cores that nobody else of this build has
     MEASURES  True where it takes `progress.settings["measurements"]`: what other actions measured
-    SORTED    (role, parameter): a list role without an order, and the list parameter that goes with it
+    SORTED    (role, …): a list role without an order, and the list roles and parameters that have an entry for each of its own
 """
 
 from __future__ import annotations

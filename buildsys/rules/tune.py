@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from buildsys.errors import BuildError
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
@@ -17,11 +18,11 @@ from buildsys.rules.judge import Measure, metric
 if TYPE_CHECKING:
     from buildsys.evaluation.sets import EvaluationSet
 
-VERSION = 1
+VERSION = 2
 ROLES = {
     "base": "model folder",
-    "vectors": "vectors, in the recipe's order",
-    "rows": "for each vector that is tuned rows of its training, by position",
+    "vectors": "vectors, in no order",
+    "rows": "for each vector rows of its training",
     "control": "rows that must stay as likely as they are (optional)",
     "samples": "sequences of the base's own, which must (optional)",
 }
@@ -29,6 +30,7 @@ PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
 VALUES = ("tuned.json",)
+SORTED = ("vectors", "start", "rows", "behaviours")
 
 
 class Settings(Strict):
@@ -61,6 +63,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     from buildsys.merging.stream import Recipe
     from buildsys.tensors import models
 
+    _told_apart(inputs.digests["vectors"])
     models.deterministic(0, params.threads)
     recipe = Recipe(params.method, params.options, params.start, params.post, params.svc_alpha, params.tokenizer)
     spec = Spec(max_length=params.max_length)
@@ -101,7 +104,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
             return tuning.Outcome(kept, margins, used)
 
         best = tuning.tune(outcome, start, budget)
-    (out / "tuned.json").write_text(json.dumps({str(at): one for at, one in enumerate(best)}) + "\n")
+    (out / "tuned.json").write_text(json.dumps(dict(zip(inputs.digests["vectors"], best, strict=True))) + "\n")
     (out / "evaluated.json").write_text(json.dumps(trace, indent=1))
     chosen = next(row for row in trace if row["coefficients"] == list(best))
     return {"coefficients": list(best), "kept": chosen["kept"], "used": chosen["used"], "merges": len(trace), "measured": measurements.made}
@@ -124,6 +127,13 @@ def merge_of(recipe: Any, digests: list[str], coefficients: Any) -> dict[str, An
         return {"vector": own[0][0], "coefficient": own[0][1]}
     method = {"version": MERGE, "method": recipe.method, "options": dict(recipe.options), "post": recipe.post, "svc": recipe.svc_alpha}
     return {"merge": {**method, "vectors": own}}
+
+
+def _told_apart(digests: list[str]) -> None:
+    twice = [digest for digest in digests if digests.count(digest) > 1]
+    if twice:
+        facts = [("digest", twice[0])]
+        raise BuildError("two vectors of this merge are one and the same", facts, "a search cannot tell them apart: give it once")
 
 
 def _sets(inputs: Inputs, params: Params, spec: Spec) -> tuple[list[tuple[EvaluationSet, str]], list[tuple[EvaluationSet, str]]]:
