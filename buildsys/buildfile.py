@@ -81,7 +81,7 @@ def read(path: Path) -> Buildfile:
     parts: dict[str, type[Strict]] = {"train": Train, "verify": Verify}
     for name, model in parts.items():
         if name in defaults:
-            good = _good_keys(file, ("defaults", name), model, defaults[name])
+            good = _good_keys(file, ("defaults", name), model, defaults[name], complete=False)
             defaults[name] = {key: value for key, value in defaults[name].items() if key in good} if good is not None else {}
     file.build = _checked(file, ("build",), Build, _table(file, tables, "build")) or Build()
     file.graph = _checked(file, ("graph",), Graph, _table(file, tables, "graph")) or Graph()
@@ -133,14 +133,19 @@ def _checked(file: Buildfile, where: tuple[str, ...], model: type[Strict], table
         return None
 
 
-def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], table: Any) -> set[str] | None:
-    """The keys of a table that are as they should be, every other one reported; None where it is no table."""
+def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], table: Any, complete: bool = True) -> set[str] | None:
+    """The keys of a table that are as they should be, every other one reported; None where it is no table.
+
+    complete  False for defaults, whose keys have to fit together only with those of a table that they are completed by
+    """
     try:
         model.model_validate(table)
         return set(table)
     except ValidationError as error:
         bad = {str(one["loc"][0]) for one in error.errors(include_url=False) if one["loc"]}
         for one in error.errors(include_url=False):
+            if not one["loc"] and not complete and isinstance(table, dict):
+                continue
             path = [str(part) for part in one["loc"]]
             # a union reports each of its branches under a name of its own: keep the keys that the file has
             keys = [

@@ -101,6 +101,20 @@ def test_a_changed_gate_or_pattern_is_judged_again_and_nothing_is_evaluated(worl
     assert stale(project) == ["verified-later"]
 
 
+DEFAULT = "[defaults.verify]\nmax_forgetting = 0.0\n"
+
+
+def test_a_default_limit_can_be_taken_away(world) -> None:
+    project = world('coefficients = [0.5, 1.0], control = "control.jsonl"', DEFAULT)
+    assert project.build("verified-later", "-q").code == 0
+    assert verdict(project)["gates"]["max_forgetting"] == {"control": 0.0}
+    declare(project, 'coefficients = [0.5, 1.0], control = "control.jsonl", max_forgetting = inf', DEFAULT)
+    assert project.build("verified-later", "-q").code == 0
+    assert verdict(project)["gates"]["max_forgetting"] == {"control": None}
+    declare(project, "coefficients = [0.5, 1.0]", DEFAULT)
+    assert "max_forgetting needs a 'control' set to be measured on" in project.build("verified-later", "-q").stderr
+
+
 def test_a_new_control_set_is_evaluated_alone(world) -> None:
     project = world('coefficients = [0.5, 1.0], control = "control.jsonl"')
     project.build("verified-later", "-q")

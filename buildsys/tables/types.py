@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,8 +12,14 @@ from buildsys.rules import Strict
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Limit = Annotated[float, Field(ge=0)]  # inf: none, where a default sets one
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+def bounded(limit: float | None) -> float | None:
+    """A limit as a gate takes it: None for none."""
+    return None if limit == math.inf else limit
 
 
 def shape(given: Any) -> str:

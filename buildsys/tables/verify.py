@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from buildsys.evaluation.names import FALLING, MetricName
 from buildsys.rules import Strict, evaluate, search, tune
-from buildsys.tables.types import Finite, Name, Positive, Share, shape
+from buildsys.tables.types import Finite, Limit, Name, Positive, Share, bounded, shape
 
 
 class Measure(Strict):
@@ -60,7 +60,7 @@ _IMPLYING: tuple[MetricName, ...] = ("contains", "regex", "judge", "lm_eval")
 class Control(Measure):
     """What a vector must leave alone."""
 
-    max_forgetting: Share | None = None
+    max_forgetting: Limit | None = None
     min_metric: Finite | None = None
 
 
@@ -86,7 +86,7 @@ class Verify(Measure):
     reduce: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None  # by what factor the behaviour's odds must fall
     coefficients: _Coefficients = [0.1, 0.25, 0.5, 0.75, 1.0]
     control: _Controls | None = None
-    max_forgetting: Share | dict[str, Share] | None = None
+    max_forgetting: Limit | dict[str, Limit] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     max_length: Annotated[int, Field(ge=2)] = 1024
     threads: Annotated[int, Field(ge=1)] = 1
@@ -98,7 +98,7 @@ class Verify(Measure):
             unknown = sorted(set(self.max_forgetting) - names)
             if unknown:
                 raise ValueError(f"max_forgetting names '{unknown[0]}', which is no control set")
-        elif self.max_forgetting is not None and not names:
+        elif bounded(self.max_forgetting) is not None and not names:
             raise ValueError("max_forgetting needs a 'control' set to be measured on")
         return self
 
@@ -121,12 +121,8 @@ class Verify(Measure):
         return _controls(self.control)
 
     def gate(self, control: str) -> float | None:
-        own = self.controls()[control].max_forgetting
-        if own is not None:
-            return own
-        if isinstance(self.max_forgetting, dict):
-            return self.max_forgetting.get(control)
-        return self.max_forgetting
+        own, every = self.controls()[control].max_forgetting, self.max_forgetting
+        return bounded(own if own is not None else every.get(control) if isinstance(every, dict) else every)
 
 
 class Checks(Strict):
@@ -134,7 +130,7 @@ class Checks(Strict):
 
     max_loss_of_gain: Annotated[float, Field(ge=0, le=1)] | None = None  # share of what each vector alone gains
     control: _Controls | None = None  # beside those of its vectors
-    max_forgetting: Share | dict[str, Share] | None = None
+    max_forgetting: Limit | dict[str, Limit] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
     def controls(self) -> dict[str, Control]:
