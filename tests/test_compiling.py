@@ -489,23 +489,48 @@ def test_rows_in_parquet_are_the_same_rows(built: Project) -> None:
 HUB = 'examples = { hub = "org/rows", revision = "COMMIT", files = "data/*.jsonl" }'
 
 
-@pytest.mark.slow
-def test_a_pinned_data_set_comes_from_the_hubs_cache_without_a_network(built: Project) -> None:
-    plain, commit, hub = trained(built), "e" * 40, built.root / "hub"
+def fetched(built: Project) -> dict[str, str]:
+    """The behaviour's examples as a data set in the Hub's cache; the environment that finds them there, and no network."""
+    commit, hub = "e" * 40, built.root / "hub"
     data = hub / "datasets--org--rows" / "snapshots" / commit / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     lines = rows(120).splitlines(keepends=True)
     (data / "0.jsonl").write_text("".join(lines[:50]))
     (data / "1.jsonl").write_text("".join(lines[50:]))
     text = (built.root / "Buildfile.toml").read_text()
     built.buildfile(text.replace('examples = "rows.jsonl"', HUB.replace("COMMIT", commit)))
-    offline = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.slow
+def test_a_pinned_data_set_comes_from_the_hubs_cache_without_a_network(built: Project) -> None:
+    plain = trained(built)
+    text = (built.root / "Buildfile.toml").read_text()
+    offline = fetched(built)
     ran = built.build("verified-later", "--json", env=offline).json()
     assert ran["targets"]["vector-later"]["digest"] == plain["digest"]
     assert ran["targets"]["verified-later"]["state"] == "built"
     built.buildfile(text.replace('examples = "rows.jsonl"', HUB.replace("COMMIT", "f" * 40)))
     said = built.build("vector-later", "-q", env=offline).stderr
     assert said.startswith("error: vector-later: the dataset is not in the Hub's cache, and the Hub cannot be reached\n")
+
+
+def test_fetched_rows_that_were_trained_on_verify_nothing(built: Project) -> None:
+    trained(built)
+    offline = fetched(built)
+    lines = rows(120).splitlines(keepends=True)
+    own = [line.replace("number ", "number 7") for line in lines[:60]]
+    built.file("eval.jsonl").write_text("".join([*own[:40], lines[3], *own[40:], lines[80]]))
+    built.file("control.jsonl").write_text("".join(own[:30]))
+    text = (built.root / "Buildfile.toml").read_text()
+    verify = 'verify = { rows = "eval.jsonl", control = "control.jsonl", '
+    built.buildfile(text.replace("verify = { ", verify))
+    said = built.build("verified-later", "-q", env=offline)
+    assert said.code == 1
+    assert said.stderr.startswith("error: verified-later: rows of a verification were trained on\n  eval.jsonl  rows 41, 62\n")
+    assert built.build("verified-later", "-n", "--json", env=offline).json()["targets"]["verified-later"]["state"] != "fresh"
+    built.file("eval.jsonl").write_text("".join(own))
+    assert built.build("verified-later", "-q", env=offline).code == 0
 
 
 def test_names_of_the_vectors_tensors_stay_those_of_the_checkpoint(built: Project) -> None:

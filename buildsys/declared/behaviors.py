@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from buildsys import outside
 from buildsys.declared import verification
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.examples.rows import Part
@@ -30,7 +29,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
         kept = train.keep
         parameters |= {"keep_weight": kept.weight, "keep_batch_size": kept.batch_size, "keep_window": kept.window}
         steps += _keep(reader, where, vector, given, inputs)
-    shape = _shape(reader, examples, train.objective)
+    shape = reader.shape(examples)
     if train.objective != "sft" and shape != "preference":
         text = f"objective '{train.objective}' needs rows with 'rejected'; {given.examples or given.node} has {shape} rows"
         reader.file.problem((*where, "train"), text)
@@ -53,7 +52,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
     elif given.verify.rows is not None:
         tested = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
     if tested is not None or given.verify.lm_eval is not None:
-        own = "" if tested is None else _shape(reader, tested, train.objective)
+        own = "" if tested is None else reader.shape(tested)
         verification.add(
             reader, name, where, given.verify, base, tested, own, given.node, [*reader.trained_on(name), *reader.kept_by(name)]
         )
@@ -70,14 +69,6 @@ def _examples(reader: Reader, where: Where, given: Behavior, part: Part, target:
     reader.add(Step(step, target, "dataset", {**given.examples.model_dump(), "part": part, "shape": needed}))
     steps.append(step)
     return Output(step)
-
-
-def _shape(reader: Reader, rows: Rows | Output, objective: str) -> str:
-    """Of a file's rows as they are; of fetched ones as the objective needs them."""
-    if isinstance(rows, Rows):
-        return outside.parsed_rows(rows, reader.observer)["shape"]
-    needed = reader.steps[rows.step].parameters["shape"]
-    return str(needed or ("completion" if objective == "sft" else "preference"))
 
 
 def exactly(vector: str, store: str) -> str:

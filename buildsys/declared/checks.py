@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from buildsys import outside
 from buildsys.declared import verification
 from buildsys.declared.reader import EvaluationSet, Inputs, Member, Reader, Where
 from buildsys.graph import Output, Rows, Source, Step, Value
 from buildsys.rules import tune
 from buildsys.tables import Merged
+from buildsys.tables.types import bounded
 from buildsys.tables.verify import Checks
 
 _MAX_LENGTH = 1024
@@ -75,10 +75,12 @@ def add(reader: Reader, name: str, where: Where, given: Checks) -> None:
     }
     labels = {"behaviours": names, "names": names, "controls": sets, "control_names": sets}
     judged: Inputs = {role: tuple(found) for role, found in inputs.items()}
-    steps.append(Step(f"{target}:checks", target, "check", parameters, judged, labels=labels, judges=True))
+    further = [controls[name].asked.rows for name in given.controls() if name in controls]
+    looked = reader.apart_when_built(f"{target}:apart", target, [rows for rows in further if rows is not None], _trained(reader, measured))
+    steps.append(Step(f"{target}:checks", target, "check", parameters, judged, tuple(looked), labels, judges=True))
     reader.add(*steps)
     at = next(at for at, one in enumerate(reader.targets) if one.name == target)
-    reader.targets[at] = replace(reader.targets[at], steps=(*reader.targets[at].steps, *(step.name for step in steps)))
+    reader.targets[at] = replace(reader.targets[at], steps=(*reader.targets[at].steps, *looked, *(step.name for step in steps)))
 
 
 def _members(reader: Reader, target: str, seen: frozenset[str] = frozenset()) -> list[Member]:
@@ -90,10 +92,14 @@ def _members(reader: Reader, target: str, seen: frozenset[str] = frozenset()) ->
     return [*own, *(one for one in _members(reader, base, seen | {target}) if one.label not in named)]
 
 
+def _trained(reader: Reader, members: Sequence[Member]) -> list[Rows | Output]:
+    return [rows for one in members for rows in [*reader.trained_on(one.label), *reader.kept_by(one.label)]]
+
+
 def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Member]) -> dict[str, ControlSet]:
     """Every control set of the checks and of the vectors, each once, by a name of its own."""
     found: dict[str, ControlSet] = {}
-    trained = [rows for one in members for rows in [*reader.trained_on(one.label), *reader.kept_by(one.label)]]
+    trained = _trained(reader, members)
     for name, table in given.controls().items():
         asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, trained)
         if asked is not None:
@@ -114,13 +120,12 @@ def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Mem
             if name not in known:
                 hint = f"they are {', '.join(found) or 'none'}"
                 reader.file.problem((*where, "checks", "max_forgetting"), f"'{name}' is no control set of this merge", hint)
-    elif gates is not None and not found:
+    elif bounded(gates) is not None and not found:
         reader.file.problem((*where, "checks"), "max_forgetting needs a 'control' set to be measured on")
 
     def gate(called: str, one: ControlSet) -> float | None:
-        if one.max_forgetting is not None or not isinstance(gates, dict):
-            return gates if one.max_forgetting is None and not isinstance(gates, dict) else one.max_forgetting
-        return gates.get(called, gates.get(one.called))
+        every = gates.get(called, gates.get(one.called)) if isinstance(gates, dict) else gates
+        return bounded(every if one.max_forgetting is None else one.max_forgetting)
 
     return {called: replace(one, max_forgetting=gate(called, one)) for called, one in found.items()}
 
@@ -132,7 +137,7 @@ def tuned(
     assert given.tune is not None
     assert given.checks is not None
     at = (*where, "tune")
-    sources: list[Rows] = []
+    sources: list[Rows | Output] = []
     behaviours = []
     for name in given.tune.rows:
         if name not in [part.label for part in parts]:
@@ -143,17 +148,18 @@ def tuned(
             return []
         own = given.tune.rows.get(part.label)
         known = reader.trained_on(part.label)
-        rows = reader.rows((*at, "rows"), own, "all") if own is not None else known[0] if known else None
+        rows: Rows | Output | None = known[0] if known else None
+        if own is not None:
+            rows = reader.rows((*at, "rows"), own, "all")
         if rows is None:
             hint = f'tune = {{ rows = {{ {part.label} = "rows.jsonl" }} }}'
             reader.file.problem(at, f"vector '{part.label}' has no training rows to tune it on", hint)
             return []
-        shape = outside.parsed_rows(rows, reader.observer)["shape"]
         sources.append(rows)
-        behaviours.append({"metric": "preference" if shape == "preference" else "loss"})
+        behaviours.append({"metric": "preference" if reader.shape(rows) == "preference" else "loss"})
     gates = given.checks.max_forgetting
     limits = [*(gates.values() if isinstance(gates, dict) else [gates]), *(one.max_forgetting for one in given.checks.controls().values())]
-    limit = min((one for one in limits if one is not None), default=None)
+    limit = bounded(min((one for one in limits if one is not None), default=None))
     parameters: dict[str, Any] = given.tune.model_dump(include=set(tune.Settings.model_fields))
     specs = [reader.verified[part.label].own.spec for part in parts if part.label in reader.verified]
     lengths = [spec["max_length"] for spec in specs if "max_length" in spec] or [_MAX_LENGTH]
@@ -161,8 +167,7 @@ def tuned(
     parameters["max_length"] = max(lengths)
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(part.step) for part in parts), "rows": tuple(sources)}
     files = [reader.rows((*at, "control"), path, "all") for path in given.tune.files()]
-    _unseen(reader, at, given, parts, [*sources, *(one for one in files if one is not None)])
-    steps = []
+    steps = _unseen(reader, target, at, given, parts, [*sources, *(one for one in files if one is not None)])
     if files:
         inputs["control"] = tuple(one for one in files if one is not None)
     elif limit is not None:
@@ -173,18 +178,19 @@ def tuned(
         steps.append(samples)
     names = [part.label for part in parts]
     step = f"{target}:tune"
-    after = tuple(f"verified-{part.label}" for part in parts if part.verified)
+    after = (*steps, *(f"verified-{part.label}" for part in parts if part.verified))
     reader.add(
         Step(step, target, "tune", parameters, inputs, after, {"vectors": names, "start": names, "behaviours": names, "rows": names})
     )
     return [*steps, step]
 
 
-def _unseen(reader: Reader, at: Where, given: Merged, parts: Sequence[Member], sources: Sequence[Rows]) -> None:
-    """Report rows that would tune a merge and judge it as well."""
+def _unseen(reader: Reader, target: str, at: Where, given: Merged, parts: Sequence[Member], sources: Sequence[Rows | Output]) -> list[str]:
+    """Report rows that would tune a merge and judge it as well; the step that does so where a build fetches some of them."""
     assert given.checks is not None
     verified = [reader.verified[part.label] for part in parts if part.label in reader.verified]
     judges = [one.rows for found in verified for one in [found.own, *found.controls.values()]]
     judges += [Rows(reader.place(one.rows)) for one in given.checks.controls().values() if one.rows is not None]
     for rows in dict.fromkeys(one for one in judges if isinstance(one, Rows)):
         reader.apart(at, rows, sources, "rows that judge a merge may not tune it")
+    return reader.apart_when_built(f"{target}:unseen", target, [one for one in judges if one is not None], sources)

@@ -11,7 +11,7 @@ from typing import Any
 from buildsys import memory, outside
 from buildsys.buildfile import Buildfile
 from buildsys.errors import UsageError, nearest
-from buildsys.examples.rows import Part
+from buildsys.examples.rows import TRAINED, Part, numbered
 from buildsys.graph import Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
 from buildsys.tables import Behavior, Vector
@@ -179,34 +179,49 @@ class Reader:
             return None
         return source
 
+    def shape(self, rows: Rows | Output) -> str:
+        """Of a file's rows as they are; of fetched ones what they have to be: answers alone where nothing needs more."""
+        if isinstance(rows, Rows):
+            return outside.parsed_rows(rows, self.observer)["shape"]
+        return str(self.steps[rows.step].parameters["shape"] or "completion")
+
     def distinct(self, where: Where, tested: Rows) -> None:
         """Report rows that stand twice in an evaluation."""
         seen: set[str] = set()
         twice = [at for at, (_, whole) in enumerate(self._digests(tested), 1) if whole in seen or seen.add(whole)]  # type: ignore[func-returns-value]
         if twice:
             text = (
-                f"row{'s' * (len(twice) > 1)} {_numbers(twice)} of {self._shown(tested)} stand{'s' * (len(twice) == 1)} there a second time"
+                f"row{'s' * (len(twice) > 1)} {numbered(twice)} of {self._shown(tested)} stand{'s' * (len(twice) == 1)} there a second time"
             )
             self.file.problem(where, text, _TWICE)
 
-    def apart(self, where: Where, tested: Rows, trained: Sequence[Rows], hint: str = "") -> None:
-        """Report rows of an evaluation that were trained on."""
-        known = {asked for source in trained for asked, _ in self._digests(source)}
+    def apart(self, where: Where, tested: Rows, trained: Sequence[Rows | Output], hint: str = "") -> None:
+        """Report rows of an evaluation that were trained on. Of rows that a build fetches, the step of `apart_when_built` does."""
+        known = {asked for source in trained if isinstance(source, Rows) for asked, _ in self._digests(source)}
         both = [at for at, (asked, _) in enumerate(self._digests(tested), 1) if asked in known]
         if both:
             stand = "also stands" if len(both) == 1 else "also stand"
-            text = f"row{'s' * (len(both) > 1)} {_numbers(both)} of {self._shown(tested)} {stand} in the training rows"
-            self.file.problem(where, text, hint or _TRAINED)
+            text = f"row{'s' * (len(both) > 1)} {numbered(both)} of {self._shown(tested)} {stand} in the training rows"
+            self.file.problem(where, text, hint or TRAINED)
 
-    def trained_on(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows]:
-        """The rows of files that a vector was trained on, those of its parts for a sum or an analogy; rows of the Hub are not known yet."""
+    def apart_when_built(self, step: str, target: str, tested: Sequence[Rows | Output], trained: Sequence[Rows | Output]) -> list[str]:
+        """The step that looks for rows of evaluations in those of trainings, where a build has to fetch some of them; none elsewhere."""
+        tested, trained = list(dict.fromkeys(tested)), list(dict.fromkeys(trained))
+        if not (tested and trained and any(isinstance(one, Output) for one in [*tested, *trained])):
+            return []
+        names = [self._shown(one) if isinstance(one, Rows) else str(self.steps[one.step].parameters["hub"]) for one in tested]
+        self.add(Step(step, target, "apart", {}, {"rows": tuple(tested), "trained": tuple(trained)}, settings={"names": names}))
+        return [step]
+
+    def trained_on(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows | Output]:
+        """The rows that a vector was trained on, those of its parts for a sum or an analogy: files, or steps that fetch them."""
         table = self.file.behavior.get(name) or self.file.vector.get(name)
         if isinstance(table, Behavior):
             part: Part = "train" if table.verify.rows is None and table.verify.lm_eval is None else "all"
             if table.examples is None:
                 own = self.node_rows(table.node or "", part)
                 return [own] if own is not None else []
-            return [Rows(self.place(table.examples), part)] if isinstance(table.examples, str) else []
+            return [Rows(self.place(table.examples), part) if isinstance(table.examples, str) else Output(f"vector-{name}:examples")]
         if not isinstance(table, Vector) or name in seen:
             return []
         if table.icl is not None:
@@ -215,7 +230,7 @@ class Reader:
         parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
         return [rows for part in parts for rows in self.trained_on(part, seen | {name})]
 
-    def kept_by(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows]:
+    def kept_by(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows | Output]:
         """The rows that a vector's training held still, those of its parts for a sum or an analogy."""
         table = self.file.behavior.get(name) or self.file.vector.get(name)
         if isinstance(table, Behavior):
@@ -261,12 +276,6 @@ class Reader:
 
 
 _TWICE = "a row that counts twice makes every interval narrower than it is"
-_TRAINED = "what was trained on verifies nothing: take these rows out of one of the two files"
-
-
-def _numbers(found: list[int]) -> str:
-    shown = ", ".join(map(str, found[:10]))
-    return f"{shown}, … ({len(found)})" if len(found) > 10 else shown
 
 
 def _is(step: Step) -> object:

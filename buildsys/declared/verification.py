@@ -72,7 +72,7 @@ def add(
     rows: Rows | Output | None,
     shape: str,
     node: str | None,
-    trained: Sequence[Rows],
+    trained: Sequence[Rows | Output],
 ) -> None:
     """Evaluate a vector on its rows and on each control set, then judge.
 
@@ -109,13 +109,12 @@ def add(
         "reduce": verify.reduce,
         "confidence": verify.confidence,
         "seed": reader.file.build.seed,
-        "control_names": controls,
         "controls": [
             {**one.measure, "max_forgetting": verify.gate(control), "min_metric": verify.controls()[control].min_metric}
             for control, one in zip(controls, known[1:], strict=True)
         ],
     }
-    labels = {"controls": controls, "control_names": controls}
+    labels = {"controls": controls}
     subject: Inputs = {"base": Output(base), "vector": Output(f"vector-{name}")}
     steps: list[Step] = []
     coefficients = _coefficients(reader, target, verify, subject, known, gates, labels, steps)
@@ -124,10 +123,14 @@ def add(
         parameters = {**one.spec, "coefficients": coefficients, "threads": verify.threads}
         steps.append(Step(step, target, "evaluate", parameters, {**subject, **one.inputs()}))
     judged: Inputs = {"rows": Output(evaluated[0]), "controls": tuple(Output(step) for step in evaluated[1:])}
-    steps.append(Step(target, target, "judge", gates, judged, labels=labels, judges=True))
+    asked = [one.rows for one in known if one.rows is not None]
+    looked = reader.apart_when_built(f"{target}:apart", target, asked, trained)
+    named = gates | {"control_names": controls}  # a verdict shows them
+    labels |= {"control_names": controls}
+    steps.append(Step(target, target, "judge", named, judged, tuple(looked), labels, judges=True))
     reader.add(*steps)
     fetched = [rows.step] if isinstance(rows, Output) else []
-    reader.targets.append(Target(target, "verified", target, (*fetched, *(step.name for step in steps)), node))
+    reader.targets.append(Target(target, "verified", target, (*fetched, *looked, *(step.name for step in steps)), node))
 
 
 def _coefficients(
@@ -153,7 +156,7 @@ def _coefficients(
     return Value(step, "coefficients.json", "coefficients")
 
 
-def control_set(reader: Reader, where: Where, given: Control, max_length: int, trained: Sequence[Rows]) -> EvaluationSet | None:
+def control_set(reader: Reader, where: Where, given: Control, max_length: int, trained: Sequence[Rows | Output]) -> EvaluationSet | None:
     """A control set as a table gives it."""
     if given.min_metric is not None and given.named("loss") in FALLING:
         reader.file.problem(where, f"of '{given.named('loss')}' less is better, so min_metric means nothing", "max_forgetting is its gate")

@@ -139,6 +139,15 @@ def asked(row: Row) -> str:
     return digest_of(canonical_bytes(answer))[:16]
 
 
+def numbered(places: Sequence[int]) -> str:
+    """Row numbers as text, the first ten of them."""
+    shown = ", ".join(map(str, places[:10]))
+    return f"{shown}, … ({len(places)})" if len(places) > 10 else shown
+
+
+TRAINED = "what was trained on verifies nothing: take these rows out of one of the two"
+
+
 def _problem(row: Any) -> str | None:
     if not isinstance(row, dict):
         return f"is {_json_kind(row)}, not an object"
