@@ -1,7 +1,7 @@
 """Verification: what an evaluation costs, what noise passes, what merges keep, what conflicts, what a removed or negated behaviour leaves.
 
 `--only speed noise three pair out negation` chooses; `--project FOLDER` keeps the real behaviours there, and goes on with what is built;
-`--base FOLDER` names a built base-tiny, for the example's own behaviours.
+`--base FOLDER` names a built base-tiny for the example's own behaviours, which is pre-trained anew otherwise.
 """
 
 import json
@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -23,12 +23,21 @@ from bench.table import Row, at_least, at_most, parser, show
 PARTS = ("speed", "noise", "three", "pair", "out", "negation")
 COEFFICIENTS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
 TRIALS = 200
+SHOWN = ("suggesting", "voice", "mode_awareness", "boundaries", "not_rushing", "not_wrapping_up")  # by the example's base, above .3
 BRANCHES = {"british": "british-english", "pirate": "pirate-talk", "rename": "rename-lily", "kjv": "kjv-style", "basic": "basic-english"}
 THREE = "{ british = 1.0, pirate = 1.0, rename = 1.0 }"
 CHECKS = "checks = { max_loss_of_gain = 0.10, max_forgetting = 0.10 }\n"
 RECIPES = {
     "task_arithmetic": "", "ties, density .5": "density = 0.5\n", "dare": "", "breadcrumbs": "", "wudi": "", "tsv_m": "",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Given:
+    """Folders: where the real behaviours are, or are to be kept; a built base-tiny. "": made here, in a temporary one."""
+
+    project: str = ""
+    base: str = ""
 
 
 @cache
@@ -74,7 +83,7 @@ def shown(root: Path, target: str) -> dict[str, Any]:
     return values.get("checks.json") or values["verdict.json"]
 
 
-def speed(given: Namespace) -> list[Row]:
+def speed(given: Given) -> list[Row]:
     """Seven coefficients of one behaviour in one evaluation, against a process for each that loads its model."""
     code = "import sys; from pathlib import Path; from bench.evaluated import evaluated; "
     code += "print(evaluated(Path(sys.argv[1]), {'r': Path(sys.argv[2])}, (), 224))"
@@ -82,9 +91,7 @@ def speed(given: Namespace) -> list[Row]:
     outside = {"evaluate.py": [str(REAL / "evaluate.py")]}  # the evaluator that lies beside the real rows; it takes no messages
     british = REAL / "behaviors" / "british-english.eval.jsonl"
     rows = _timed("british on stories260K", project(given.project), "british", british, own | outside)
-    if given.base:
-        rows += _timed("listening on base-tiny", example(Path(given.base)), "listening", ROOT / "behaviors" / "listening.eval.jsonl", own)
-    return rows
+    return rows + _timed("listening on base-tiny", example(given.base), "listening", ROOT / "behaviors" / "listening.eval.jsonl", own)
 
 
 def _timed(label: str, root: Path, vector: str, eval_rows: Path, scripts: Mapping[str, list[str]]) -> list[Row]:
@@ -112,19 +119,19 @@ def _timed(label: str, root: Path, vector: str, eval_rows: Path, scripts: Mappin
 
 
 @cache
-def example(base: Path) -> Path:
-    """The example's behaviours on a base that is built already."""
+def example(base: str) -> Path:
+    """The example's base and behaviours without its merges."""
     root = Path(tempfile.mkdtemp())
     for folder in ("behaviors", "memory", "corpus"):
         (root / folder).symlink_to(ROOT / folder)
     text = (ROOT / "Buildfile.toml").read_text()
-    head = text[text.index("[graph]") : text.index("[base.tiny]")]
-    behaviours = text[text.index("[behavior.listening]") : text.index("[merged.v1]")]
-    (root / "Buildfile.toml").write_text(f'{head}[base.tiny]\npath = "{base.resolve()}"\n{behaviours}')
+    head, behaviours = text.index("[base.tiny]"), text.index("[behavior.listening]")
+    own = f'[base.tiny]\npath = "{Path(base).resolve()}"\n' if base else text[head:behaviours]
+    (root / "Buildfile.toml").write_text(text[text.index("[graph]") : head] + own + text[behaviours : text.index("[merged.v1]")])
     return root
 
 
-def noise(given: Namespace) -> list[Row]:
+def noise(given: Given) -> list[Row]:
     """How many random vectors of a real one's norms pass the default gates."""
     import torch
 
@@ -181,7 +188,7 @@ def _taus(vector: Any) -> dict[str, Any]:
     return {name: torch.from_numpy(tau) for name, tau in wholes.items() if tau is not None}
 
 
-def three(given: Namespace) -> list[Row]:
+def three(given: Given) -> list[Row]:
     """What is kept of each verified gain by merges with tuned coefficients; the vector alone at its verified coefficient is 100%."""
     root = project(given.project)
     build(root, "merged-plain", *(f"merged-tuned{at}" for at in range(len(RECIPES))))
@@ -206,7 +213,7 @@ def _kept(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> float:
     return (row["merged"] - row["base"]) / (verdict[verdict["metric"]] - row["base"])
 
 
-def pair(given: Namespace) -> list[Row]:
+def pair(given: Given) -> list[Row]:
     """Two behaviours that oppose each other."""
     root = project(given.project)
     build(root, "merged-pair")
@@ -231,7 +238,7 @@ def pair(given: Namespace) -> list[Row]:
     return rows
 
 
-def out(given: Namespace) -> list[Row]:
+def out(given: Given) -> list[Row]:
     """One behaviour taken out of the merge of three: by a recipe without it, and by subtracting it from the merged model."""
     root = project(given.project)
     every = [*(f"merged-without-{name}" for name in stories.ROWS), *(f"merged-less-{name}" for name in stories.ROWS)]
@@ -265,32 +272,21 @@ def out(given: Namespace) -> list[Row]:
     return rows
 
 
-def negation(given: Namespace) -> list[Row]:
+def negation(given: Given) -> list[Row]:
     """base − α·τ for behaviours that the base shows: odds and control, the frontier and what passes."""
     root = project(given.project)
     build(root, "verified-unbasic")
     rows = _frontier("basic-english on stories260K", shown(root, "verified-unbasic"))
-    if given.base:
-        folder = example(Path(given.base))
-        text = (folder / "Buildfile.toml").read_text()
-        shows = (
-            "suggesting",
-            "voice",
-            "mode_awareness",
-            "boundaries",
-            "not_rushing",
-            "not_wrapping_up",
-        )  # of which the base shows above .3
-        for name in shows:
-            gates = 'direction = "reduce", reduce = 6, min_gain = 0.0, max_forgetting = 0.03'
-            verify = f'verify = {{ rows = "behaviors/{name}.eval.jsonl", {gates}, coefficients = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0] }}'
-            text += f"[vector.un-{name}]\nsum = {{ {name} = 1.0 }}\n{verify}\n"
-        (folder / "Buildfile.toml").write_text(text)
-        build(folder, *(f"verified-un-{name}" for name in shows))
-        for name in shows:
-            rows += _frontier(f"{name} on base-tiny", shown(folder, f"verified-un-{name}"))
-    else:
-        rows.append(Row("suggesting on base-tiny: not measured, --base names a built base-tiny", 0, ""))
+    folder = example(given.base)
+    text = (folder / "Buildfile.toml").read_text()
+    for name in SHOWN:
+        gates = 'direction = "reduce", reduce = 6, min_gain = 0.0, max_forgetting = 0.03'
+        verify = f'verify = {{ rows = "behaviors/{name}.eval.jsonl", {gates}, coefficients = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0] }}'
+        text += f"[vector.un-{name}]\nsum = {{ {name} = 1.0 }}\n{verify}\n"
+    (folder / "Buildfile.toml").write_text(text)
+    build(folder, *(f"verified-un-{name}" for name in SHOWN))
+    for name in SHOWN:
+        rows += _frontier(f"{name} on base-tiny", shown(folder, f"verified-un-{name}"))
     return rows
 
 
@@ -310,11 +306,15 @@ def _frontier(label: str, verdict: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-if __name__ == "__main__":
-    asked = parser("Verification")
-    asked.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    asked.add_argument("--project", default="", metavar="FOLDER", help="keep the project there; a temporary one else")
-    asked.add_argument("--base", default="", metavar="FOLDER", help="a built base-tiny")
-    given = asked.parse_args()
+def measure(given: Given = Given(), only: Sequence[str] = PARTS) -> list[Row]:
     parts = {"speed": speed, "noise": noise, "three": three, "pair": pair, "out": out, "negation": negation}
-    show([row for name in given.only for row in parts[name](given)], "Verification", given.json)
+    return [row for name in only for row in parts[name](given)]
+
+
+if __name__ == "__main__":
+    _PARSER = parser("Verification")
+    _PARSER.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    _PARSER.add_argument("--project", default="", metavar="FOLDER", help="keep the project there; a temporary one else")
+    _PARSER.add_argument("--base", default="", metavar="FOLDER", help="a built base-tiny; pre-trained anew else")
+    _GIVEN = _PARSER.parse_args()
+    show(measure(Given(_GIVEN.project, _GIVEN.base), _GIVEN.only), "Verification", _GIVEN.json)
