@@ -89,10 +89,13 @@ def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -
 
 
 def _completed(rule: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of a rule in their types, defaults included; many steps are given the same."""
+    """All parameters of a rule in their types, defaults included but those of later fields; many steps are given the same."""
     same = (rule, repr(given))
     if same not in _COMPLETED:
-        _COMPLETED[same] = rules.get(rule).Params(**given).model_dump()
+        module = rules.get(rule)
+        later = {name: module.Params.model_fields[name].default for name in getattr(module, "LATER", ())}
+        found = module.Params(**given).model_dump()
+        _COMPLETED[same] = {name: value for name, value in found.items() if name not in later or value != later[name]}
     return _COMPLETED[same]
 
 

@@ -95,6 +95,11 @@ CONTRADICTIONS = {
     "num_train_epochs = 2": "max_steps and num_train_epochs both say how long to train: give one",
     'label_smoothing_factor = 0.1, objective = "dpo"': 'label_smoothing_factor belongs to objective "sft", not "dpo"',
     "lora = { r = 4 }, train_embeddings = true": "it does not go with train_embeddings",
+    "mirror = true": 'mirror runs the model at base − τ too: it does not go with objective "sft", which has no opposite',
+    'objective = "dpo", mirror = true, lora = { r = 4 }': "it does not go with lora, whose mirror image is no product of its factors",
+    'objective = "preference", mirror = true, activation_checkpointing = true, processes = 2': (
+        "it does not go with activation_checkpointing and processes = 2"
+    ),
     "lora = { r = 4 }, warm_start = { shots = 3 }": "warm_start moves whole matrices: it does not go with lora",
 }
 
@@ -135,6 +140,40 @@ def test_what_decides_a_result_makes_it_stale_and_is_carried_out(built: Project,
     assert other["key"] != plain["key"]
     same = given in ("activation_checkpointing = true", 'updates = "fused"')
     assert (other["digest"] == plain["digest"]) == same
+
+
+def test_a_later_option_enters_the_key_only_where_it_is_used(built: Project) -> None:
+    key = trained(built, objective="preference")["key"]
+    for given, same in (("mirror = false", True), ("mirror = true", False)):
+        declare(built, given, "preference")
+        found = built.build("vector-later", "-n", "--json").json()["targets"]["vector-later"]
+        assert (found["state"] == "fresh", found["key"] == key) == (same, same)
+
+
+@pytest.mark.parametrize("objective", ["preference", "dpo"])
+def test_a_mirrored_loss_is_the_same_at_the_other_side_of_the_base_with_answers_exchanged(objective: str) -> None:
+    from buildsys.training.objectives import Behaviour
+
+    torch.manual_seed(0)
+    model = tiny("llama")
+    ids = torch.randint(1, 30, (6, 9))
+    answers = {"input_ids": ids, "labels": ids.where(torch.arange(9) > 3, torch.tensor(-100)), "reference": torch.randn(6)}
+    keep = {"input_ids": ids[:2], "labels": ids[:2], "shares": torch.tensor([0.1, 0.05])}
+    exchanged = {name: torch.cat([tensor[3:], tensor[:3]]) for name, tensor in answers.items()}
+    loss = Behaviour(Params(objective=objective, margin=2.0, mirror=True, keep_weight=3.0), model, True)
+    step = {name: 0.02 * torch.randn_like(weight) for name, weight in model.named_parameters()}
+    found = []
+    for sign, given in ((1, answers), (-2, exchanged)):
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.add_(step[name], alpha=sign)
+        model.zero_grad()
+        one = loss(model, {"answers": given, "keep": keep})
+        one.backward()
+        found.append((one.detach(), torch.cat([weight.grad.flatten() for weight in model.parameters()])))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-4)
+    assert torch.allclose(found[0][1], -found[1][1], rtol=1e-2, atol=1e-4)
+    assert found[0][1].abs().max() > 1e-3
 
 
 def test_epochs_are_counted_in_rows(built: Project) -> None:

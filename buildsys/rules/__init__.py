@@ -8,6 +8,7 @@ A rule's module has
     Params    pydantic model of its parameters; all of them enter the key
     run(inputs, params, out, progress) -> facts
 and may have
+    LATER     fields of Params that enter the key only where they are not at their default: they came after keys were in use
     VALUES    files of its artifact (JSON) that a plan reads
     REFERS    role of a folder whose files the artifact names instead of copying them
     CARRIES   roles whose inputs are handed on beside the artifact's own files

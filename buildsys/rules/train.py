@@ -23,6 +23,7 @@ ROLES = {
 }
 PRELOAD = ("torch", "transformers", "buildsys.training.fit")
 FLUSH = True
+LATER = ("mirror",)
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -85,6 +86,7 @@ class Settings(Strict):
     margin: Positive = 0.1  # nats of mean log-probability; objective "preference"
     beta: Positive = 0.1  # how closely to stay at the reference; objective "dpo"
     rpo_alpha: Share = 0.0  # of the chosen answer's own loss; objectives "preference" and "dpo"
+    mirror: bool = False  # base − τ is trained away from the behaviour as well: a vector that is to be subtracted
     optimizer: Literal["apollo", "apollo-mini", "adamw"] = "apollo"
     rank: Count = 32  # at most the small side of each matrix
     update_proj_gap: Count = 200  # updates between new projections
@@ -163,6 +165,19 @@ class Settings(Strict):
             raise ValueError('crop_prompts does not go with objective "dpo": the base was asked about whole prompts')
         if self.rpo_alpha and self.objective == "sft":
             raise ValueError('rpo_alpha belongs to objectives "preference" and "dpo": "sft" is that loss itself')
+        if self.mirror:
+            against = [
+                text
+                for text, is_so in (
+                    ('objective "sft", which has no opposite', self.objective == "sft"),
+                    ("lora, whose mirror image is no product of its factors", self.lora is not None),
+                    ("activation_checkpointing", self.activation_checkpointing or self.gradient_checkpointing),
+                    (f"processes = {self.processes}", self.processes > 1),
+                )
+                if is_so
+            ]
+            if against:
+                raise ValueError(f"mirror runs the model at base − τ too: it does not go with {' and '.join(against)}")
         if self.lora is not None and self.warm_start is not None:
             raise ValueError("warm_start moves whole matrices: it does not go with lora")
         if self.warm_start is not None and self.warm_start.into != "weights" and self.optimizer == "adamw":

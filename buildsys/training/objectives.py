@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from buildsys.rules.train import Params
 
 Batch = dict[str, dict[str, torch.Tensor]]
+Model = Callable[..., Any]  # of transformers' arguments
 
 
 def next_token(model: PreTrainedModel, given: Batch) -> torch.Tensor:
@@ -53,20 +55,37 @@ class Behaviour:
     dpo         as above; the base's log-probabilities come with the batch
     rpo_alpha   + rpo_alpha · mean cross-entropy of the chosen answer's tokens, to the last two (Pang et al. 2024; TRL's name)
     keep        + weight · mean over tokens of KL(base ‖ model), on rows that must not change; each pool of rows counts as much
+    mirror      + all of it at base − τ, with chosen and rejected exchanged
     """
 
     def __init__(self, params: Params, model: PreTrainedModel, keeps: bool) -> None:
-        self.params = params
-        self._base = copy.deepcopy(model).requires_grad_(False).eval() if keeps else None
+        self.params, self._keeps = params, keeps
+        self._base = copy.deepcopy(model).requires_grad_(False).eval() if keeps or params.mirror else None
 
     def __call__(self, model: PreTrainedModel, given: Batch) -> torch.Tensor:
         loss = self.wanted(model, given["answers"])
-        if self._base is not None:
+        if self._keeps:
             loss = loss + self.params.keep_weight * self._drift(model, given["keep"])
+            if self.params.mirror:
+                loss = loss + self.params.keep_weight * self._drift(self._mirrored(model), given["keep"])
         return loss
 
     def wanted(self, model: PreTrainedModel, answers: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss without what must stay."""
+        loss = self._towards(model, answers)
+        if not self.params.mirror:
+            return loss
+        exchanged = {name: torch.cat(tensor.chunk(2)[::-1]) for name, tensor in answers.items()}
+        return loss + self._towards(self._mirrored(model), exchanged)
+
+    def _mirrored(self, model: PreTrainedModel) -> Model:
+        """The model at base − τ, with gradients to the weights of the one at base + τ."""
+        assert self._base is not None
+        each = zip(model.named_parameters(), self._base.parameters(), strict=True)
+        weights = {name: 2 * base - now for (name, now), base in each}
+        return lambda **given: torch.func.functional_call(model, weights, (), given)
+
+    def _towards(self, model: Model, answers: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = model(input_ids=answers["input_ids"], use_cache=False).logits
         if self.params.objective == "sft" and self.params.label_smoothing_factor:
             flat, labels = logits[:, :-1].flatten(0, 1).float(), answers["labels"][:, 1:].flatten()
@@ -84,7 +103,7 @@ class Behaviour:
             loss = loss - self.params.rpo_alpha * of_chosen.sum() / counts.chunk(2)[0].sum().clamp(min=1)
         return loss
 
-    def _drift(self, model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _drift(self, model: Model, rows: dict[str, torch.Tensor]) -> torch.Tensor:
         assert self._base is not None
         seen = {"input_ids": rows["input_ids"], "use_cache": False}
         with torch.no_grad():
