@@ -23,6 +23,7 @@ from bench.table import Row, at_least, at_most, parser, show
 PARTS = ("speed", "noise", "three", "pair", "out", "negation")
 COEFFICIENTS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
 TRIALS = 200
+UNBASIC = {"unbasic": "true", "unbasic-plain": "false"}
 SHOWN = ("suggesting", "voice", "mode_awareness", "boundaries", "not_rushing", "not_wrapping_up")  # by the example's base, above .3
 BRANCHES = {"british": "british-english", "pirate": "pirate-talk", "rename": "rename-lily", "kjv": "kjv-style", "basic": "basic-english"}
 THREE = "{ british = 1.0, pirate = 1.0, rename = 1.0 }"
@@ -57,10 +58,12 @@ def project(folder: str) -> Path:
         text += f"[merged.without-{name}]\nvectors = {{ {rest} }}\nchecks = {{ max_loss_of_gain = 0.10 }}\n"
         text += f'[merged.less-{name}]\nbase = "merged-three"\nvectors = {{ {name} = -1.0 }}\n'
     text += f"[merged.three]\nvectors = {THREE}\n"
-    keep = 'keep = { rows = ["plain-pirate.jsonl", "plain-rename.jsonl"], samples = 800, window = 112, weight = 2.5, batch_size = 14 }'
+    keep = 'keep = { rows = ["plain-pirate.jsonl", "plain-rename.jsonl"], samples = 800, window = 112, weight = 10, batch_size = 14 }'
     rows = REAL / "behaviors" / "basic-english"
-    text += f'[behavior.unbasic]\nexamples = "{rows}.train.jsonl"\ntrain = {{ margin = 0.6, max_steps = 150, {keep} }}\n'
-    text += _reduced(REAL / "behaviors" / "basic-english.eval.jsonl", REAL / "control.jsonl", 224)
+    for name, mirror in UNBASIC.items():
+        train = f"margin = 0.5, max_steps = 150, crop_prompts = 0.0, mirror = {mirror}, {keep}"
+        text += f'[behavior.{name}]\nexamples = "{rows}.train.jsonl"\ntrain = {{ {train} }}\n'
+        text += _reduced(REAL / "behaviors" / "basic-english.eval.jsonl", REAL / "control.jsonl", 224)
     (root / "Buildfile.toml").write_text(text)
     return root
 
@@ -275,8 +278,9 @@ def out(given: Given) -> list[Row]:
 def negation(given: Given) -> list[Row]:
     """base − α·τ for behaviours that the base shows: odds and control, the frontier and what passes."""
     root = project(given.project)
-    build(root, "verified-unbasic")
+    build(root, *(f"verified-{name}" for name in UNBASIC))
     rows = _frontier("basic-english on stories260K", shown(root, "verified-unbasic"))
+    rows += _frontier("the same without mirror", shown(root, "verified-unbasic-plain"), wanted=None)
     folder = example(given.base)
     text = (folder / "Buildfile.toml").read_text()
     for name in SHOWN:
@@ -290,7 +294,7 @@ def negation(given: Given) -> list[Row]:
     return rows
 
 
-def _frontier(label: str, verdict: Mapping[str, Any]) -> list[Row]:
+def _frontier(label: str, verdict: Mapping[str, Any], wanted: float | None = 6) -> list[Row]:
     rows = []
     for row in verdict["table"]:
         lost = ", ".join(f"{name} {one:+.1%}" for name, one in row["forgetting"].items())
@@ -302,7 +306,8 @@ def _frontier(label: str, verdict: Mapping[str, Any]) -> list[Row]:
             )
         )
     within = [row for row in verdict["table"] if max(row["forgetting"].values()) <= 0.03]
-    rows.append(at_least(f"{label}: odds ÷ with every control at +3% at most", max(row["odds_factor"] for row in within), 6, "×"))
+    label, best = f"{label}: odds ÷ with every control at +3% at most", max(row["odds_factor"] for row in within)
+    rows.append(Row(label, round(best, 4), "×") if wanted is None else at_least(label, best, wanted, "×"))
     return rows
 
 
