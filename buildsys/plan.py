@@ -93,7 +93,7 @@ def _completed(rule: str, given: dict[str, Any]) -> dict[str, Any]:
     same = (rule, repr(given))
     if same not in _COMPLETED:
         module = rules.get(rule)
-        later = {name: module.Params.model_fields[name].default for name in getattr(module, "LATER", ())}
+        later = {name: module.Params.model_fields[name].get_default(call_default_factory=True) for name in getattr(module, "LATER", ())}
         found = module.Params(**given).model_dump()
         _COMPLETED[same] = {name: value for name, value in found.items() if name not in later or value != later[name]}
     return _COMPLETED[same]

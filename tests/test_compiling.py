@@ -129,7 +129,7 @@ DECIDED = [
     "warmup_steps = 0.1", "max_grad_norm = 0.01", "label_smoothing_factor = 0.1", "neftune_noise_alpha = 5", "data_seed = 3",
     'train_sampling_strategy = "group_by_length"', "activation_checkpointing = true", "early_stopping_patience = 2",
     'optimizer = "apollo-mini"', 'updates = "fused"', 'weights_dtype = "bfloat16"', "lora = { r = 2 }", "bf16 = true",
-    "crop_prompts = 0.5", "ema_decay = 0.9", 'keep = { rows = "rows.jsonl" }', "keep = { samples = 8, sample_length = 16 }",
+    "crop_prompts = 0.5", "ema_decay = 0.9", 'keep = { rows = "kept.jsonl" }', "keep = { samples = 8, sample_length = 16 }",
 ]  # fmt: skip
 
 
@@ -566,10 +566,34 @@ def test_fetched_rows_that_were_trained_on_verify_nothing(built: Project) -> Non
     built.buildfile(text.replace("verify = { ", verify))
     said = built.build("verified-later", "-q", env=offline)
     assert said.code == 1
-    assert said.stderr.startswith("error: verified-later: rows of a verification were trained on\n  eval.jsonl  rows 41, 62\n")
+    assert said.stderr.startswith(
+        'error: verified-later: rows of a verification were trained on\n  eval.jsonl  rows 41, 62  in org/rows  "I will see th'
+    )
     assert built.build("verified-later", "-n", "--json", env=offline).json()["targets"]["verified-later"]["state"] != "fresh"
+    assert "\nhint: what was trained on verifies nothing" in said.stderr
     built.file("eval.jsonl").write_text("".join(own))
     assert built.build("verified-later", "-q", env=offline).code == 0
+
+
+@pytest.mark.slow
+def test_fetched_rows_that_judge_a_merge_do_not_tune_it(built: Project) -> None:
+    trained(built)
+    offline = fetched(built)
+    merge = "[merged.m]\nvectors = { later = 1.0, aside = 0.5 }\nunverified = true\n"
+    tuned = 'checks = { control = "control.jsonl" }\ntune = { budget = 2, rows = { aside = "tuning.jsonl" } }\n'
+    lines = rows(120).splitlines(keepends=True)
+    apart = [line.replace("number ", "number 7") for line in lines[:30]]
+    built.file("control.jsonl").write_text("".join([lines[0], *apart]))
+    built.file("tuning.jsonl").write_text("".join(lines[1:]))
+    text = (built.root / "Buildfile.toml").read_text()
+    built.buildfile(f"{text}\n[vector.aside]\nsum = {{ later = 0.02 }}\n{merge}{tuned}")
+    said = built.build("merged-m", "-q", env=offline).stderr
+    assert "error: merged-m: rows of a verification were trained on\n  control.jsonl  row 1  in org/rows  " in said
+    built.file("control.jsonl").write_text("".join(apart))
+    said = built.build("merged-m", "-q", env=offline).stderr
+    assert "error: merged-m: rows that judge a merge would tune it\n" in said
+    assert re.search(r"\n  org/rows, held out  rows \d+, .* in tuning.jsonl  ", said)
+    assert not (built.root / "cache/out/merged-m").exists()
 
 
 def test_names_of_the_vectors_tensors_stay_those_of_the_checkpoint(built: Project) -> None:

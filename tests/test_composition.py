@@ -110,7 +110,7 @@ def test_a_control_set_of_the_checks_has_a_gate_of_its_own(world) -> None:
         ('vectors = { later = 1.0 }\nchecks = { max_forgetting = 0.1 }\n', "max_forgetting needs a 'control' set"),
         ('vectors = { later = 1.0 }\ntune = { budget = 9 }\n', "needs a checks table to tune for"),
         ('vectors = { later = [1.0, 0.5] }\nchecks = { }\ntune = { }\n', "tune searches numbers"),
-        ('vectors = { later = 1.0 }\nchecks = { }\ntune = { rows = { later = "eval.jsonl" } }\n', "also stand in the training rows"),
+        ('vectors = { later = 1.0 }\nchecks = { }\ntune = { rows = { later = "eval.jsonl" } }\n', "also stand in the rows that tune the merge"),
         ('vectors = { later = 1.0 }\nchecks = { }\ntune = { rows = { latr = "eval.jsonl" } }\n', "'latr' is no vector of this merge"),
         ('vectors = { later = 1.0 }\nchecks = { max_los = 1 }\n', "unknown key 'max_los'"),
     ],
@@ -134,8 +134,11 @@ def test_tuned_coefficients_lower_what_opposes_and_the_merge_takes_them(world) -
     ran = project.build("merged-m", "--json")
     facts = json.loads(project.build("show", "merged-m", "--json").stdout)
     tuned = facts["values"]["tuned.json"]
-    assert sorted(facts["parameters"]["coefficients"]) == sorted(tuned.values()), ran.stderr
-    assert list(tuned.values()) != [1.0, 0.5]
+    digests = {name: project.build("show", f"vector-{name}", "--json").json()["digest"] for name in ("later", "against")}
+    found = {name: tuned[digest] for name, digest in digests.items()}
+    assert found != {"later": 1.0, "against": 0.5}, ran.stderr
+    assert found["against"] < 0.5 * found["later"]
+    assert facts["parameters"]["coefficients"] == [tuned[digest] for digest in sorted(digests.values())]  # as a merge sorts its vectors
     assert project.build("merged-m", "-n", "--json").json()["targets"]["merged-m"]["state"] in ("fresh", "failed")
     text = (project.root / "Buildfile.toml").read_text()
     project.buildfile(text.replace("{ later = 1.0, against = 0.5 }", "{ against = 0.5, later = 1.0 }"))

@@ -51,7 +51,9 @@ def verdict(project: Project) -> dict:
 
 def stale(project: Project, target: str = "verified-later") -> list[str]:
     """The steps of a target that would run."""
-    lines = project.build("why", target).stdout.splitlines()
+    ran = project.build("why", target)
+    assert ran.code == 0, ran.stderr
+    lines = ran.stdout.splitlines()
     return [line.split()[0] for line in lines if line.endswith((" is stale", " is unknown"))]
 
 
@@ -149,6 +151,14 @@ def test_a_damaged_measurement_is_measured_again_to_the_same_bytes(world) -> Non
     assert project.build("status", "verified-later", "--json").json()["targets"]["verified-later"]["digest"] == digest
 
 
+def test_a_renamed_control_set_is_searched_and_evaluated_no_more(world) -> None:
+    verify = 'coefficients = { start = 0.5, most = 1, budget = 3 }, control = { NAME = "control.jsonl" }'
+    project = world(verify.replace("NAME", "before"))
+    assert project.build("verified-later", "-q").code == 0
+    declare(project, verify.replace("NAME", "after"))
+    assert stale(project) == ["verified-later"]  # the judge alone, whose verdict shows the name
+
+
 def test_a_search_grows_until_a_gate_breaks_and_records_all_it_tried(world) -> None:
     project = world('coefficients = { start = 0.25, most = 8, budget = 8 }, control = "control.jsonl", max_forgetting = 0.2')
     ran = project.build("verified-later", "-q")
@@ -197,11 +207,21 @@ def test_the_verdict_that_is_no_shows_every_coefficient_with_its_intervals(world
 
 
 TWICE = json.loads(EVAL.splitlines()[0])
+OTHER = '[behavior.second]\nexamples = "eval.jsonl"\n[merged.m]\nvectors = { later = 1.0, second = 1.0 }\nchecks = { }\n'
+ON_A_MERGE = (
+    "[merged.m]\nvectors = { later = 1.0 }\nchecks = { }\n[vector.aside]\nsum = { later = 0.02 }\n"
+    + '[merged.n]\nbase = "merged-m"\nvectors = { aside = 0.5 }\nunverified = true\nchecks = { }\n'
+    + 'tune = { rows = { aside = "eval.jsonl" } }\n'
+)
 BAD = {
     "control trained on": ('control = "rows.jsonl"', None, "of rows.jsonl also stand in the training rows"),
     "control kept by": ('control = "control.jsonl"', lambda p: p.buildfile((p.root / "Buildfile.toml").read_text().replace("rpo_alpha = 1.0", 'rpo_alpha = 1.0, keep = { rows = "control.jsonl" }')), "of control.jsonl also stand in the training rows"),
     "a sum on its part's rows": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + '[vector.s]\nsum = { later = 1.0 }\nverify = { rows = "rows.jsonl" }\n'), "of rows.jsonl also stand in the training rows"),
     "no use": ('control = { c = { rows = "control.jsonl", min_metric = 1.0 } }', None, "of 'loss' less is better, so min_metric means nothing"),
+    "held out and kept": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text().replace('rows = "eval.jsonl", ', "").replace("rpo_alpha = 1.0", 'rpo_alpha = 1.0, keep = { rows = "rows.jsonl" }')), "of rows.jsonl also stand in the training rows"),
+    "a merge's control": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + '[vector.s]\nsum = { later = 1.0 }\n[merged.m]\nvectors = { s = 1.0 }\nunverified = true\nchecks = { control = "rows.jsonl" }\n'), "of rows.jsonl also stand in the training rows"),
+    "another's rows": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + OTHER), "of eval.jsonl also stand in the training rows"),
+    "tuned by what its base is judged by": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + ON_A_MERGE), "of eval.jsonl also stand in the rows that tune the merge"),
     "overlap": ("", lambda p: p.file("eval.jsonl").write_text(EVAL + rows(2)), "rows 61, 62 of eval.jsonl also stand in the training rows"),
     "twice": ("", lambda p: p.file("eval.jsonl").write_text(EVAL + json.dumps(TWICE) + "\n"), "row 61 of eval.jsonl stands there a second time"),
     "ids": ("", lambda p: p.file("eval.jsonl").write_text("".join(json.dumps(json.loads(line) | {"id": 4}) + "\n" for line in EVAL.splitlines()[:2])), "has the id '4' of line 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from buildsys.declared import verification
+from buildsys.declared import provenance, verification
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.examples.rows import Part
 from buildsys.graph import Output, Rows, Step, Target
@@ -53,9 +53,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
         tested = reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
     if tested is not None or given.verify.lm_eval is not None:
         own = "" if tested is None else reader.shape(tested)
-        verification.add(
-            reader, name, where, given.verify, base, tested, own, given.node, [*reader.trained_on(name), *reader.kept_by(name)]
-        )
+        verification.add(reader, name, where, given.verify, base, tested, own, given.node, provenance.seen_by(reader, name))
 
 
 def _examples(reader: Reader, where: Where, given: Behavior, part: Part, target: str, steps: list[str]) -> Rows | Output | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from buildsys.declared import verification
+from buildsys.declared import provenance, verification
 from buildsys.declared.reader import EvaluationSet, Inputs, Member, Reader, Where
 from buildsys.graph import Output, Rows, Source, Step, Value
 from buildsys.rules import tune
@@ -40,7 +40,8 @@ def add(reader: Reader, name: str, where: Where, given: Checks) -> None:
     if twice:
         reader.file.problem((*where, "checks"), f"vector '{twice[0]}' stands twice, and checks measure each alone")
         return
-    controls = _controls(reader, where, given, measured)
+    seen = list(dict.fromkeys(rows for one in members for rows in provenance.seen_by(reader, one.label)))
+    controls = _controls(reader, where, given, measured, seen)
     if not measured and not controls:
         reader.file.problem((*where, "checks"), "nothing of this merge is verified, so there is nothing to check", "name a control set")
         return
@@ -75,8 +76,7 @@ def add(reader: Reader, name: str, where: Where, given: Checks) -> None:
     }
     labels = {"behaviours": names, "names": names, "controls": sets, "control_names": sets}
     judged: Inputs = {role: tuple(found) for role, found in inputs.items()}
-    further = [controls[name].asked.rows for name in given.controls() if name in controls]
-    looked = reader.apart_when_built(f"{target}:apart", target, [rows for rows in further if rows is not None], _trained(reader, measured))
+    looked = _looked(reader, target, where, measured, controls, members, seen)
     steps.append(Step(f"{target}:checks", target, "check", parameters, judged, tuple(looked), labels, judges=True))
     reader.add(*steps)
     at = next(at for at, one in enumerate(reader.targets) if one.name == target)
@@ -92,16 +92,32 @@ def _members(reader: Reader, target: str, seen: frozenset[str] = frozenset()) ->
     return [*own, *(one for one in _members(reader, base, seen | {target}) if one.label not in named)]
 
 
-def _trained(reader: Reader, members: Sequence[Member]) -> list[Rows | Output]:
-    return [rows for one in members for rows in [*reader.trained_on(one.label), *reader.kept_by(one.label)]]
+def _looked(
+    reader: Reader, target: str, where: Where, measured: Sequence[Member], controls: Mapping[str, ControlSet],
+    members: Sequence[Member], seen: provenance.Seen,
+) -> list[str]:  # fmt: skip
+    """Report rows that judge a merge though one of its vectors has seen them, or they tune it; the steps that do so in the build."""
+    own = [(one, reader.verified[one.label].own.rows) for one in measured]
+    judges = list(dict.fromkeys([*(rows for _, rows in own), *(one.asked.rows for one in controls.values())]))
+    asked, tuned = [rows for rows in judges if rows is not None], reader.tuned.get(target, [])
+    for one, rows in own:
+        if isinstance(rows, Rows):  # its own training was compared by its verification
+            others = [other.label for other in members if other.label != one.label]
+            provenance.apart(reader, (*where, "checks"), rows, [row for name in others for row in provenance.seen_by(reader, name)])
+    for rows in asked:
+        if isinstance(rows, Rows):
+            provenance.apart(reader, (*where, "tune"), rows, tuned, provenance.TUNED)
+    return [
+        *provenance.apart_when_built(reader, f"{target}:apart", target, asked, seen),
+        *provenance.apart_when_built(reader, f"{target}:unseen", target, asked, tuned, provenance.TUNED),
+    ]
 
 
-def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Member]) -> dict[str, ControlSet]:
+def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Member], seen: provenance.Seen) -> dict[str, ControlSet]:
     """Every control set of the checks and of the vectors, each once, by a name of its own."""
     found: dict[str, ControlSet] = {}
-    trained = _trained(reader, members)
     for name, table in given.controls().items():
-        asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, trained)
+        asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, seen)
         if asked is not None:
             found[name] = ControlSet(name, asked, 1, table.max_forgetting, table.min_metric)
     for one in members:
@@ -147,7 +163,7 @@ def tuned(
             reader.file.problem((*where, "vectors", part.label), "tune searches numbers: start from one, or from 'auto'")
             return []
         own = given.tune.rows.get(part.label)
-        known = reader.trained_on(part.label)
+        known = provenance.trained_on(reader, part.label)
         rows: Rows | Output | None = known[0] if known else None
         if own is not None:
             rows = reader.rows((*at, "rows"), own, "all")
@@ -167,7 +183,8 @@ def tuned(
     parameters["max_length"] = max(lengths)
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(part.step) for part in parts), "rows": tuple(sources)}
     files = [reader.rows((*at, "control"), path, "all") for path in given.tune.files()]
-    steps = _unseen(reader, target, at, given, parts, [*sources, *(one for one in files if one is not None)])
+    reader.tuned[target] = [*sources, *(one for one in files if one is not None)]
+    steps: list[str] = []
     if files:
         inputs["control"] = tuple(one for one in files if one is not None)
     elif limit is not None:
@@ -178,19 +195,8 @@ def tuned(
         steps.append(samples)
     names = [part.label for part in parts]
     step = f"{target}:tune"
-    after = (*steps, *(f"verified-{part.label}" for part in parts if part.verified))
+    after = tuple(f"verified-{part.label}" for part in parts if part.verified)
     reader.add(
         Step(step, target, "tune", parameters, inputs, after, {"vectors": names, "start": names, "behaviours": names, "rows": names})
     )
     return [*steps, step]
-
-
-def _unseen(reader: Reader, target: str, at: Where, given: Merged, parts: Sequence[Member], sources: Sequence[Rows | Output]) -> list[str]:
-    """Report rows that would tune a merge and judge it as well; the step that does so where a build fetches some of them."""
-    assert given.checks is not None
-    verified = [reader.verified[part.label] for part in parts if part.label in reader.verified]
-    judges = [one.rows for found in verified for one in [found.own, *found.controls.values()]]
-    judges += [Rows(reader.place(one.rows)) for one in given.checks.controls().values() if one.rows is not None]
-    for rows in dict.fromkeys(one for one in judges if isinstance(one, Rows)):
-        reader.apart(at, rows, sources, "rows that judge a merge may not tune it")
-    return reader.apart_when_built(f"{target}:unseen", target, [one for one in judges if one is not None], sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 from buildsys import memory, outside
 from buildsys.buildfile import Buildfile
 from buildsys.errors import UsageError, nearest
-from buildsys.examples.rows import TRAINED, Part, numbered
+from buildsys.examples.rows import Part
 from buildsys.graph import Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
-from buildsys.tables import Behavior, Vector
 from buildsys.tables import Source as Inline
 
 Where = tuple[str, ...]
@@ -63,7 +62,7 @@ class Member:
 class Reader:
     """steps   by name; `targets` in the file's order
     later   problems in files that the Buildfile names: said once it has none itself
-    verified  by the name of the vector; composed: (base, vectors) of each merge, by its target
+    verified  by the name of the vector; composed: (base, vectors) of each merge, by its target; tuned: the rows that tune it
     """
 
     def __init__(self, file: Buildfile, observer: Observer) -> None:
@@ -74,6 +73,7 @@ class Reader:
         self.later: list[UsageError] = []
         self.verified: dict[str, Verified] = {}
         self.composed: dict[str, tuple[str, list[Member]]] = {}
+        self.tuned: dict[str, list[Rows | Output]] = {}
 
     def read_memory(self) -> None:
         try:
@@ -185,72 +185,6 @@ class Reader:
             return outside.parsed_rows(rows, self.observer)["shape"]
         return str(self.steps[rows.step].parameters["shape"] or "completion")
 
-    def distinct(self, where: Where, tested: Rows) -> None:
-        """Report rows that stand twice in an evaluation."""
-        seen: set[str] = set()
-        twice = [at for at, (_, whole) in enumerate(self._digests(tested), 1) if whole in seen or seen.add(whole)]  # type: ignore[func-returns-value]
-        if twice:
-            text = (
-                f"row{'s' * (len(twice) > 1)} {numbered(twice)} of {self._shown(tested)} stand{'s' * (len(twice) == 1)} there a second time"
-            )
-            self.file.problem(where, text, _TWICE)
-
-    def apart(self, where: Where, tested: Rows, trained: Sequence[Rows | Output], hint: str = "") -> None:
-        """Report rows of an evaluation that were trained on. Of rows that a build fetches, the step of `apart_when_built` does."""
-        known = {asked for source in trained if isinstance(source, Rows) for asked, _ in self._digests(source)}
-        both = [at for at, (asked, _) in enumerate(self._digests(tested), 1) if asked in known]
-        if both:
-            stand = "also stands" if len(both) == 1 else "also stand"
-            text = f"row{'s' * (len(both) > 1)} {numbered(both)} of {self._shown(tested)} {stand} in the training rows"
-            self.file.problem(where, text, hint or TRAINED)
-
-    def apart_when_built(self, step: str, target: str, tested: Sequence[Rows | Output], trained: Sequence[Rows | Output]) -> list[str]:
-        """The step that looks for rows of evaluations in those of trainings, where a build has to fetch some of them; none elsewhere."""
-        tested, trained = list(dict.fromkeys(tested)), list(dict.fromkeys(trained))
-        if not (tested and trained and any(isinstance(one, Output) for one in [*tested, *trained])):
-            return []
-        names = [self._shown(one) if isinstance(one, Rows) else str(self.steps[one.step].parameters["hub"]) for one in tested]
-        self.add(Step(step, target, "apart", {}, {"rows": tuple(tested), "trained": tuple(trained)}, settings={"names": names}))
-        return [step]
-
-    def trained_on(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows | Output]:
-        """The rows that a vector was trained on, those of its parts for a sum or an analogy: files, or steps that fetch them."""
-        table = self.file.behavior.get(name) or self.file.vector.get(name)
-        if isinstance(table, Behavior):
-            part: Part = "train" if table.verify.rows is None and table.verify.lm_eval is None else "all"
-            if table.examples is None:
-                own = self.node_rows(table.node or "", part)
-                return [own] if own is not None else []
-            return [Rows(self.place(table.examples), part) if isinstance(table.examples, str) else Output(f"vector-{name}:examples")]
-        if not isinstance(table, Vector) or name in seen:
-            return []
-        if table.icl is not None:
-            return [Rows(self.place(table.icl.examples))]
-        named = table.analogy
-        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
-        return [rows for part in parts for rows in self.trained_on(part, seen | {name})]
-
-    def kept_by(self, name: str, seen: frozenset[str] = frozenset()) -> list[Rows | Output]:
-        """The rows that a vector's training held still, those of its parts for a sum or an analogy."""
-        table = self.file.behavior.get(name) or self.file.vector.get(name)
-        if isinstance(table, Behavior):
-            return [Rows(self.place(path)) for path in (table.train.keep.files() if table.train.keep is not None else [])]
-        if not isinstance(table, Vector) or name in seen:
-            return []
-        named = table.analogy
-        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
-        return [rows for part in parts for rows in self.kept_by(part, seen | {name})]
-
-    def _digests(self, source: Rows) -> list[tuple[str, str]]:
-        """Of each row; none where the file is not there or has bad rows, which is reported elsewhere."""
-        try:
-            return outside.row_digests(source, self.observer) if self.observer.size(source.path) is not None else []
-        except UsageError:
-            return []
-
-    def _shown(self, source: Rows) -> str:
-        return os.path.relpath(source.path, self.root)
-
     def place(self, path: str) -> Path:
         return self.root / (os.path.expanduser(path) if path.startswith("~") else path)
 
@@ -273,9 +207,6 @@ class Reader:
             if isinstance(first, Output):
                 return self.steps.get(first.step)
         return None
-
-
-_TWICE = "a row that counts twice makes every interval narrower than it is"
 
 
 def _is(step: Step) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from buildsys import outside
-from buildsys.declared import bases, behaviors, verification
+from buildsys.declared import bases, behaviors, provenance, verification
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.errors import nearest
 from buildsys.graph import Folder, Output, Rows, Step, Target
@@ -34,9 +34,7 @@ def add(reader: Reader, name: str, given: Vector) -> None:
     rows = None if given.verify.rows is None else reader.rows((*where, "verify", "rows"), given.verify.rows, "all")
     if rows is not None or given.verify.rows is None:
         shape = "" if rows is None else outside.parsed_rows(rows, reader.observer)["shape"]
-        verification.add(
-            reader, name, where, given.verify, base, rows, shape, given.node, [*reader.trained_on(name), *reader.kept_by(name)]
-        )
+        verification.add(reader, name, where, given.verify, base, rows, shape, given.node, provenance.seen_by(reader, name))
 
 
 def _shown(reader: Reader, step: str, target: str, given: Vector, base: str | None, examples: Rows | None) -> list[str]:

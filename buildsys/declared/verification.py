@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from buildsys import outside
+from buildsys.declared import provenance
 from buildsys.declared.reader import EvaluationSet, Inputs, Reader, Verified, Where
 from buildsys.evaluation.names import FALLING, FEWEST_ROWS, KINDS, SHARES
 from buildsys.graph import Output, Rows, Step, Target, Text, Value
@@ -81,9 +82,11 @@ def add(
     """
     target, at = f"verified-{name}", (*where, "verify")
     metric = verify.named("preference" if shape == "preference" else "loss")
+    if isinstance(rows, Rows):
+        place = (*at, "rows") if rows.part == "all" else (*where, "train", "keep")  # a held-out part is none that was trained on
+        provenance.apart(reader, place, rows, trained)
     if isinstance(rows, Rows) and rows.part == "all":
-        reader.distinct((*at, "rows"), rows)
-        reader.apart((*at, "rows"), rows, trained)
+        provenance.distinct(reader, (*at, "rows"), rows)
         number = int(outside.parsed_rows(rows, reader.observer)["number"])
         if number < 2 * FEWEST_ROWS:
             hint = f"give at least {4 * FEWEST_ROWS}: a coefficient is chosen on one half and judged on the other"
@@ -117,14 +120,14 @@ def add(
     labels = {"controls": controls}
     subject: Inputs = {"base": Output(base), "vector": Output(f"vector-{name}")}
     steps: list[Step] = []
-    coefficients = _coefficients(reader, target, verify, subject, known, gates, labels, steps)
+    asked = [one.rows for one in known if one.rows is not None]
+    looked = provenance.apart_when_built(reader, f"{target}:apart", target, asked, trained)
+    coefficients = _coefficients(reader, target, verify, subject, known, gates, labels, steps, tuple(looked))
     evaluated = [f"{target}:rows", *(f"{target}:control-{control}" for control in controls)]
     for step, one in zip(evaluated, known, strict=True):
         parameters = {**one.spec, "coefficients": coefficients, "threads": verify.threads}
-        steps.append(Step(step, target, "evaluate", parameters, {**subject, **one.inputs()}))
+        steps.append(Step(step, target, "evaluate", parameters, {**subject, **one.inputs()}, tuple(looked)))
     judged: Inputs = {"rows": Output(evaluated[0]), "controls": tuple(Output(step) for step in evaluated[1:])}
-    asked = [one.rows for one in known if one.rows is not None]
-    looked = reader.apart_when_built(f"{target}:apart", target, asked, trained)
     named = gates | {"control_names": controls}  # a verdict shows them
     labels |= {"control_names": controls}
     steps.append(Step(target, target, "judge", named, judged, tuple(looked), labels, judges=True))
@@ -135,7 +138,7 @@ def add(
 
 def _coefficients(
     reader: Reader, target: str, verify: Verify, subject: Inputs, sets: list[EvaluationSet], gates: dict[str, Any],
-    labels: dict[str, list[str]], steps: list[Step],
+    labels: dict[str, list[str]], steps: list[Step], after: tuple[str, ...],
 ) -> list[float] | Value:  # fmt: skip
     """Those of the table, signed; or what a search will find, whose step is added."""
     if isinstance(verify.coefficients, list):
@@ -152,7 +155,7 @@ def _coefficients(
     parameters = {**settings.model_dump(), **gates, "threads": verify.threads, "sets": [one.spec for one in sets]}
     parameters["has_rows"] = [one.rows is not None for one in sets]
     step = f"{target}:search"
-    steps.append(Step(step, target, "search", parameters, inputs, labels=labels))
+    steps.append(Step(step, target, "search", parameters, inputs, after, labels, {"names": labels["controls"]}))
     return Value(step, "coefficients.json", "coefficients")
 
 
@@ -167,8 +170,8 @@ def control_set(reader: Reader, where: Where, given: Control, max_length: int, t
     if given.rows is not None and rows is None:
         return None
     if rows is not None:
-        reader.distinct(where, rows)
-        reader.apart(where, rows, trained)
+        provenance.distinct(reader, where, rows)
+        provenance.apart(reader, where, rows, trained)
     shape = outside.parsed_rows(rows, reader.observer)["shape"] if rows is not None else ""
     return evaluation_set(reader, where, given, given.named("loss"), max_length, rows, shape)
 

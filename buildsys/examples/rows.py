@@ -145,7 +145,11 @@ def numbered(places: Sequence[int]) -> str:
     return f"{shown}, … ({len(places)})" if len(places) > 10 else shown
 
 
-TRAINED = "what was trained on verifies nothing: take these rows out of one of the two"
+def beginning(row: Row, characters: int) -> str:
+    """The first words of a row, in quotes."""
+    given = row.get("prompt") or row.get("text") or row.get("messages") or row.get("chosen") or row.get("completion")
+    text = " ".join((given if isinstance(given, str) else str(given[0]["content"]) if given else "").split())
+    return f'"{text}"' if len(text) <= characters else f'"{text[: characters - 1]}…"'
 
 
 def _problem(row: Any) -> str | None:

@@ -52,7 +52,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     rows, files = list(_rows(inputs.paths, params)), _files(inputs.paths, params)
     row_digests, file_digests = list(_rows(inputs.digests, params)), _files(inputs.digests, params)
     asked = [opened(spec, place, own) for spec, place, own in zip(params.sets, rows, files, strict=True)]
-    measurements, unnamed = Measurements.of(progress), [str(at) for at in range(len(params.controls))]
+    measurements, names = Measurements.of(progress), progress.settings["names"]  # of the control sets, for what is said of them
     sign = -1.0 if params.direction == "reduce" else 1.0
 
     with Subject(inputs["base"], inputs["vector"]) as subject:
@@ -64,7 +64,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         def point(size: float) -> bracket.Point:
             progress(f"coefficient {sign * size:g}")
             found = [recorded(one, [0.0, sign * size], [numbers(at, 0.0), numbers(at, sign * size)]) for at, one in enumerate(asked)]
-            row = verdict.judge(found[0], named(unnamed, found[1:], params.controls), gates(params))["table"][1]
+            row = verdict.judge(found[0], named(names, found[1:], params.controls), gates(params))["table"][1]
             return bracket.Point(row["gain_choosing"], row["within_gates"])
 
         tried = bracket.search(point, params.start, params.most, params.budget)

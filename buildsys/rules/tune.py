@@ -105,7 +105,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
         best = tuning.tune(outcome, start, budget)
     (out / "tuned.json").write_text(json.dumps(dict(zip(inputs.digests["vectors"], best, strict=True))) + "\n")
-    (out / "evaluated.json").write_text(json.dumps(trace, indent=1))
+    (out / "evaluated.json").write_text(json.dumps({"vectors": inputs.digests["vectors"], "tried": trace}, indent=1))
     chosen = next(row for row in trace if row["coefficients"] == list(best))
     return {"coefficients": list(best), "kept": chosen["kept"], "used": chosen["used"], "merges": len(trace), "measured": measurements.made}
 

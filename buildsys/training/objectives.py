@@ -63,26 +63,27 @@ class Behaviour:
         self._base = copy.deepcopy(model).requires_grad_(False).eval() if keeps or params.mirror else None
 
     def __call__(self, model: PreTrainedModel, given: Batch) -> torch.Tensor:
-        loss = self.wanted(model, given["answers"])
-        if self._keeps:
-            loss = loss + self.params.keep_weight * self._drift(model, given["keep"])
-            if self.params.mirror:
-                loss = loss + self.params.keep_weight * self._drift(self._mirrored(model), given["keep"])
+        mirrored = self._mirrored(model) if self.params.mirror else None
+        loss = self._wanted(model, mirrored, given["answers"])
+        for one in (model, mirrored) if self._keeps else ():
+            loss = loss if one is None else loss + self.params.keep_weight * self._drift(one, given["keep"])
         return loss
 
     def wanted(self, model: PreTrainedModel, answers: dict[str, torch.Tensor]) -> torch.Tensor:
         """The loss without what must stay."""
+        return self._wanted(model, self._mirrored(model) if self.params.mirror else None, answers)
+
+    def _wanted(self, model: Model, mirrored: Model | None, answers: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = self._towards(model, answers)
-        if not self.params.mirror:
+        if mirrored is None:
             return loss
-        exchanged = {name: torch.cat(tensor.chunk(2)[::-1]) for name, tensor in answers.items()}
-        return loss + self._towards(self._mirrored(model), exchanged)
+        return loss + self._towards(mirrored, {name: torch.cat(tensor.chunk(2)[::-1]) for name, tensor in answers.items()})
 
     def _mirrored(self, model: PreTrainedModel) -> Model:
         """The model at base − τ, with gradients to the weights of the one at base + τ."""
         assert self._base is not None
         each = zip(model.named_parameters(), self._base.parameters(), strict=True)
-        weights = {name: 2 * base - now for (name, now), base in each}
+        weights = {name: 2 * base - now for (name, now), base in each if now.requires_grad}
         return lambda **given: torch.func.functional_call(model, weights, (), given)
 
     def _towards(self, model: Model, answers: dict[str, torch.Tensor]) -> torch.Tensor:
