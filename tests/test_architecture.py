@@ -147,11 +147,11 @@ SOURCES = {
     "merge": (2, "23dff679b34a9e68"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "7212cc2eda9511a1"),
-    "pretrain": (1, "d2308301292a738e"),
+    "pretrain": (1, "dac711f443e1c123"),
     "reference": (2, "e8b7215fd132f05f"),
     "samples": (1, "eb49c5b4412d9c19"),
     "search": (1, "53511b854a4cb118"),
-    "train": (3, "e587b95f97f00bff"),
+    "train": (3, "7457e1fc5bb349a6"),
     "tune": (2, "816a0e850a411699"),
 }
 

@@ -176,6 +176,12 @@ def test_a_mirrored_loss_is_the_same_at_the_other_side_of_the_base_with_answers_
     assert found[0][1].abs().max() > 1e-3
 
 
+def test_a_kernel_that_is_not_installed_is_named(project: Project, built: Project) -> None:
+    (project.root / "cache").symlink_to(built.root / "cache")
+    said = failed(project, "use_liger_kernel = true")
+    assert said.startswith("error: vector-later: use_liger_kernel needs the package liger-kernel\n")
+
+
 def test_epochs_are_counted_in_rows(built: Project) -> None:
     declare(built)
     text = (built.root / "Buildfile.toml").read_text()

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils.import_utils import is_liger_kernel_available
 
 from buildsys.errors import BuildError
 from buildsys.progress import Progress
@@ -89,6 +90,8 @@ def fit(
     )
     if asked.get("fp16") and not torch.cuda.is_available():
         raise BuildError("fp16 needs a CUDA device", [("device", "cpu")], "leave fp16 out, or set bf16 = true")
+    if asked.get("use_liger_kernel") and not is_liger_kernel_available():  # transformers looks for it only once it trains
+        raise BuildError("use_liger_kernel needs the package liger-kernel", hint="pip install liger-kernel, or leave use_liger_kernel out")
     with _told(params):
         given = TrainingArguments(**asked)
     together = given.gradient_accumulation_steps * given.world_size  # batches of one update
