@@ -99,8 +99,8 @@ def distinct(reader: Reader, where: Where, tested: Rows) -> None:
 
 def apart(reader: Reader, where: Where, tested: Rows, others: Seen, rule: Rule = TRAINED) -> None:
     """Report rows of an evaluation that stand among others. Of rows that a build fetches, the step of `apart_when_built` does."""
-    known = {asked for source in others if isinstance(source, Rows) for asked, _ in _digests(reader, source)}
-    known &= {asked for asked, _ in _digests(reader, tested)}
+    own = _asked(reader, tested)
+    known = {one for source in others if isinstance(source, Rows) for one in own & _asked(reader, source)}
     every = _digests(reader, replace(tested, part="all")) if known else []
     both = [at for at, (asked, _) in enumerate(every, 1) if asked in known]
     if both:
@@ -132,6 +132,13 @@ def _these(places: Sequence[int]) -> str:
 
 def _shown(reader: Reader, source: Rows) -> str:
     return os.path.relpath(source.path, reader.root)
+
+
+def _asked(reader: Reader, source: Rows) -> frozenset[str]:
+    """What the rows ask and answer; one source is compared with many."""
+    if source not in reader.asked:
+        reader.asked[source] = frozenset(asked for asked, _ in _digests(reader, source))
+    return reader.asked[source]
 
 
 def _digests(reader: Reader, source: Rows) -> list[tuple[str, str]]:

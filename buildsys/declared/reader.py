@@ -63,6 +63,7 @@ class Reader:
     """steps   by name; `targets` in the file's order
     later   problems in files that the Buildfile names: said once it has none itself
     verified  by the name of the vector; composed: (base, vectors) of each merge, by its target; tuned: the rows that tune it
+    asked   digests of what the rows of a source ask and answer, as `provenance` compares them
     """
 
     def __init__(self, file: Buildfile, observer: Observer) -> None:
@@ -74,6 +75,7 @@ class Reader:
         self.verified: dict[str, Verified] = {}
         self.composed: dict[str, tuple[str, list[Member]]] = {}
         self.tuned: dict[str, list[Rows | Output]] = {}
+        self.asked: dict[Rows, frozenset[str]] = {}
 
     def read_memory(self) -> None:
         try:
