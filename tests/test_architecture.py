@@ -151,7 +151,7 @@ SOURCES = {
     "reference": (2, "e8b7215fd132f05f"),
     "samples": (1, "eb49c5b4412d9c19"),
     "search": (1, "53511b854a4cb118"),
-    "train": (3, "7457e1fc5bb349a6"),
+    "train": (3, "be87612066ca5d97"),
     "tune": (2, "816a0e850a411699"),
 }
 

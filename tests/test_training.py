@@ -61,7 +61,7 @@ def declare(project: Project, *, train: str = "", objective: str = "preference",
     project.buildfile(BUILDFILE.format(train=train, objective=objective, steps=steps, save=save))
     project.file("corpus.txt").write_text(CORPUS)
     project.file("rows.jsonl").write_text(rows(120))
-    project.file("kept.jsonl").write_text(rows(40).replace("number ", "number 9"))
+    project.file("kept.jsonl").write_text(rows(40).replace("number ", "number 90"))
 
 
 @pytest.fixture(scope="module")

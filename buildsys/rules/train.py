@@ -142,19 +142,15 @@ class Settings(Strict):
         if self.max_steps is not None and self.num_train_epochs is not None:
             raise ValueError("max_steps and num_train_epochs both say how long to train: give one")
         if self.updates == "fused":
-            against = [
-                text
-                for text, is_so in (
-                    (f'optimizer = "{self.optimizer}"', self.optimizer == "adamw"),
-                    (f"gradient_accumulation_steps = {self.gradient_accumulation_steps}", self.gradient_accumulation_steps > 1),
-                    (f"max_grad_norm = {self.max_grad_norm:g}", self.max_grad_norm > 0),
-                    ("fp16 = true", self.fp16),
-                    (f"processes = {self.processes}", self.processes > 1),
-                )
-                if is_so
-            ]
+            against = _those(
+                (f'optimizer = "{self.optimizer}"', self.optimizer == "adamw"),
+                (f"gradient_accumulation_steps = {self.gradient_accumulation_steps}", self.gradient_accumulation_steps > 1),
+                (f"max_grad_norm = {self.max_grad_norm:g}", self.max_grad_norm > 0),
+                ("fp16 = true", self.fp16),
+                (f"processes = {self.processes}", self.processes > 1),
+            )
             if against:
-                raise ValueError(f'updates = "fused" applies each gradient as it comes: it does not go with {" and ".join(against)}')
+                raise ValueError(f'updates = "fused" applies each gradient as it comes: it does not go with {against}')
         if self.label_smoothing_factor and self.objective != "sft":
             raise ValueError(f'label_smoothing_factor belongs to objective "sft", not "{self.objective}"')
         if self.optimizer == "adamw" and self.weights_dtype != "float32" and self.lora is None:
@@ -166,18 +162,14 @@ class Settings(Strict):
         if self.rpo_alpha and self.objective == "sft":
             raise ValueError('rpo_alpha belongs to objectives "preference" and "dpo": "sft" is that loss itself')
         if self.mirror:
-            against = [
-                text
-                for text, is_so in (
-                    ('objective "sft", which has no opposite', self.objective == "sft"),
-                    ("lora, whose mirror image is no product of its factors", self.lora is not None),
-                    ("activation_checkpointing", self.activation_checkpointing or self.gradient_checkpointing),
-                    (f"processes = {self.processes}", self.processes > 1),
-                )
-                if is_so
-            ]
+            against = _those(
+                ('objective "sft", which has no opposite', self.objective == "sft"),
+                ("lora, whose mirror image is no product of its factors", self.lora is not None),
+                ("activation_checkpointing", self.activation_checkpointing or self.gradient_checkpointing),
+                (f"processes = {self.processes}", self.processes > 1),
+            )
             if against:
-                raise ValueError(f"mirror runs the model at base − τ too: it does not go with {' and '.join(against)}")
+                raise ValueError(f"mirror runs the model at base − τ too: it does not go with {against}")
         if self.lora is not None and self.warm_start is not None:
             raise ValueError("warm_start moves whole matrices: it does not go with lora")
         if self.warm_start is not None and self.warm_start.into != "weights" and self.optimizer == "adamw":
@@ -191,6 +183,11 @@ class Settings(Strict):
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 are two precisions: give one")
         return self
+
+
+def _those(*each: tuple[str, bool]) -> str:
+    """What of it is so, in words."""
+    return " and ".join(text for text, is_so in each if is_so)
 
 
 class Params(Settings):
