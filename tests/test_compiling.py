@@ -125,15 +125,18 @@ def test_what_is_logged_and_saved_enters_no_key(built: Project) -> None:
 
 
 DECIDED = [
-    "per_device_train_batch_size = 3", "gradient_accumulation_steps = 2", "weight_decay = 0.1", 'lr_scheduler_type = "polynomial"',
-    "warmup_steps = 0.1", "max_grad_norm = 0.01", "label_smoothing_factor = 0.1", "neftune_noise_alpha = 5", "data_seed = 3",
-    'train_sampling_strategy = "group_by_length"', "activation_checkpointing = true", "early_stopping_patience = 2",
-    'optimizer = "apollo-mini"', 'updates = "fused"', 'weights_dtype = "bfloat16"', "lora = { r = 2 }", "bf16 = true",
-    "crop_prompts = 0.5", "ema_decay = 0.9", 'keep = { rows = "kept.jsonl" }', "keep = { samples = 8, sample_length = 16 }",
+    "per_device_train_batch_size = 3", "weight_decay = 0.1", "label_smoothing_factor = 0.1", 'updates = "fused"', "lora = { r = 2 }",
+    'keep = { rows = "kept.jsonl" }',
+]  # fmt: skip
+DECIDED_TOO = [
+    "gradient_accumulation_steps = 2", 'lr_scheduler_type = "polynomial"', "warmup_steps = 0.1", "max_grad_norm = 0.01",
+    "neftune_noise_alpha = 5", "data_seed = 3", 'train_sampling_strategy = "group_by_length"', "activation_checkpointing = true",
+    "early_stopping_patience = 2", 'optimizer = "apollo-mini"', 'weights_dtype = "bfloat16"', "bf16 = true", "crop_prompts = 0.5",
+    "ema_decay = 0.9", "keep = { samples = 8, sample_length = 16 }",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", DECIDED)
+@pytest.mark.parametrize("given", [*DECIDED, *(pytest.param(one, marks=pytest.mark.slow) for one in DECIDED_TOO)])
 def test_what_decides_a_result_makes_it_stale_and_is_carried_out(built: Project, given: str) -> None:
     """Another key, and other bytes: no argument is read and then ignored. Recomputed activations alone give the same bytes."""
     plain, other = trained(built), trained(built, given)
@@ -560,6 +563,7 @@ def test_a_pinned_data_set_comes_from_the_hubs_cache_without_a_network(built: Pr
     assert said.startswith("error: vector-later: the dataset is not in the Hub's cache, and the Hub cannot be reached\n")
 
 
+@pytest.mark.slow
 def test_fetched_rows_that_were_trained_on_verify_nothing(built: Project) -> None:
     trained(built)
     offline = fetched(built)
