@@ -174,7 +174,10 @@ def _begin(words: Connection, preload: tuple[str, ...]) -> None:
     with contextlib.suppress(OSError):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    words.send(("pid", os.getpid(), None))
+    try:
+        words.send(("pid", os.getpid(), None))
+    except OSError:  # the build was interrupted while this worker was being started, and hears nobody
+        os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in preload:
         importlib.import_module(module)
