@@ -129,7 +129,7 @@ def add(
         steps.append(Step(step, target, "evaluate", parameters, {**subject, **one.inputs()}, tuple(looked)))
     judged: Inputs = {"rows": Output(evaluated[0]), "controls": tuple(Output(step) for step in evaluated[1:])}
     named = gates | {"control_names": controls}  # a verdict shows them
-    labels |= {"control_names": controls}
+    labels = {**labels, "control_names": controls}
     steps.append(Step(target, target, "judge", named, judged, tuple(looked), labels, judges=True))
     reader.add(*steps)
     fetched = [rows.step] if isinstance(rows, Output) else []
