@@ -68,7 +68,8 @@ class Workers:
 
     def __post_init__(self) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # it counts what an interrupted build left to it
+        quiet = "ignore:resource_tracker:UserWarning"  # it counts what a build that has ended left to it
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products: sums in an order that no machine's load decides
         self._context = multiprocessing.get_context("forkserver")

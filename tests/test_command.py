@@ -129,6 +129,51 @@ def test_a_pipe_that_is_closed_early_ends_quietly(declared: Project) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
+FULL = "error: the build could not go on: no space is left on the disk\nhint: free some space; what was finished before is kept\n"
+TYPO = "error: there is no option --jsn\nhint: did you mean --json?\n"
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["list"], FULL), (["list", "--json"], FULL), (["list", "--jsn", "--json"], TYPO)])
+def test_an_output_that_cannot_be_written_is_an_error_without_a_traceback(declared: Project, arguments: list[str], said: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "buildsys", *arguments]
+        done = subprocess.run(command, cwd=declared.root, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr == said
+
+
+STUMBLING = """
+import concurrent.futures.process as pool, time
+from buildsys.cli import main
+
+class Late(pool._ThreadWakeup):
+    def close(self):
+        time.sleep(0.5)
+        super().close()
+
+    def wakeup(self):
+        open_still = not self._closed
+        if pool._global_shutdown:
+            time.sleep(1)
+        if open_still:
+            self._writer.send_bytes(b"")
+
+pool._ThreadWakeup = Late
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_nothing_is_said_behind_an_error_however_the_interpreter_would_end(declared: Project) -> None:
+    """The workers' pools say good-bye at exit, to threads that may have closed their pipes just then: one build in some thousands."""
+    checkpoint(declared.root / "formal", {"a": [2, 2, 2]})
+    declared.file("stumbling.py").write_text(STUMBLING)
+    command = [sys.executable, "stumbling.py", "-kq"]
+    done = subprocess.run(command, cwd=declared.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == declared.build("-kq").stderr
+
+
 def test_a_foreign_cache_is_left_alone(declared: Project) -> None:
     declared.file("cache/keras/model.h5").write_text("x")
     ran = declared.build()

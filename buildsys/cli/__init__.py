@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 
 def main() -> None:
-    """Entry point of the `build` script."""
+    """Entry point of the `build` script. Leaves out the interpreter's own end, which stumbles over workers that were killed."""
     try:
         code = _main()
-        if code == 130:  # everything that ran was killed: what the interpreter does at its end would only stumble over it
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        sys.exit(code)
     except KeyboardInterrupt:  # before, or after, there was anything to interrupt
         print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _main() -> int:

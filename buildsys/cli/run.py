@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -12,7 +13,7 @@ import click
 
 from buildsys.cli import commands, declaring
 from buildsys.cli.command_line import EXIT_CODE, command
-from buildsys.errors import BuildError, Interrupted, UsageError, nearest
+from buildsys.errors import BuildError, Interrupted, UsageError, nearest, os_failure
 
 _REGISTERED = (commands, declaring)  # by being imported
 
@@ -38,6 +39,8 @@ def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
         return _fail(_usage(error), arguments)
     except BuildError as error:
         return _fail(error, arguments)
+    except OSError as error:
+        return _fail(os_failure(error, "the build could not go on"), arguments)
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -47,7 +50,8 @@ def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
 
 def _fail(error: BuildError, arguments: list[str]) -> int:
     if "--json" in arguments:
-        print(json.dumps({"exit": error.exit_code, "error": str(error)}))
+        with contextlib.suppress(OSError):  # where stdout is what failed, stderr says so
+            print(json.dumps({"exit": error.exit_code, "error": str(error)}), flush=True)
     if "--debug" in arguments and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)
     print(error, file=sys.stderr)
