@@ -105,7 +105,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.done: set[str] = set()
         self.history = generations.latest(cache.folder, {*plan.selected, *(plan.graph.steps[name].target for name in plan.run)})
-        self.workers = Workers(jobs, rules.preload([plan.graph.steps[name].rule for name in plan.run]))
+        self.workers = Workers(rules.preload([plan.graph.steps[name].rule for name in plan.run]))
         self.performer = Performer(plan.graph, cache, observer, self.workers, self.artifacts)
 
     def all(self, keep_going: bool) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -51,16 +51,14 @@ class _Slot:
 
     executor: ProcessPoolExecutor
     messages: Connection
-    preload: tuple[str, ...]
     pid: int | None = None
 
 
 @dataclass
 class Workers:
-    """At most `jobs` workers. `common` is loaded once, in the fork server that all of them are forked from."""
+    """A worker for every action that runs at once. `preload` is loaded once, in the fork server that all of them are forked from."""
 
-    jobs: int
-    common: tuple[str, ...]
+    preload: tuple[str, ...]
     _idle: list[_Slot] = field(default_factory=list)
     _all: list[_Slot] = field(default_factory=list)
     _threads: dict[int, int] = field(default_factory=dict)  # what THREADED rules were given, while they run
@@ -73,12 +71,12 @@ class Workers:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products: sums in an order that no machine's load decides
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *self.common])
+        self._context.set_forkserver_preload(["buildsys.forkserver", __name__, *self.preload])
 
     def run(self, request: Request, report: Report) -> dict[str, Any]:
         """Run one action and return its facts. Raises its BuildError, or WorkerDied."""
         rule = rules.get(request.rule)
-        slot = self._taken(tuple(rule.PRELOAD))
+        slot = self._taken()
         if getattr(rule, "THREADED", False):
             with self._lock:
                 threads = self._threads[id(slot)] = max(1, cores() - sum(self._threads.values()))
@@ -106,9 +104,10 @@ class Workers:
                 with contextlib.suppress(EOFError, OSError):
                     while slot.pid is None and slot.messages.poll(0):
                         self._heard(slot, slot.messages.recv(), lambda text, share: None)
-            if slot.pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(slot.pid, signal.SIGKILL)
+            if slot.pid is None:  # the fork server is still loading; a worker that finds nobody to hear its first word ends
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(slot.pid, signal.SIGKILL)
             slot.executor.shutdown(wait=False, cancel_futures=True)
 
     def _listen(self, slot: _Slot, future: Future[dict[str, Any]], report: Report) -> None:
@@ -132,24 +131,15 @@ class Workers:
             report(first, second)
         return kind == "ended"
 
-    def _taken(self, preload: tuple[str, ...]) -> _Slot:
+    def _taken(self) -> _Slot:
         with self._lock:
-            fitting = [slot for slot in self._idle if set(preload) <= set(slot.preload)]
-            if fitting:
-                self._idle.remove(fitting[0])
-                return fitting[0]
-            if len(self._all) >= self.jobs and self._idle:  # loaded for something else: make room
-                other = self._idle.pop(0)
-                self._all.remove(other)
-                other.executor.shutdown(wait=False)
-            slot = self._started(preload)
+            if self._idle:
+                return self._idle.pop()
+            messages, words = self._context.Pipe(duplex=False)
+            executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(words,))
+            slot = _Slot(executor, messages)
             self._all.append(slot)
             return slot
-
-    def _started(self, preload: tuple[str, ...]) -> _Slot:
-        messages, words = self._context.Pipe(duplex=False)
-        executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(words, preload))
-        return _Slot(executor, messages, preload)
 
     def _back(self, slot: _Slot) -> None:
         with self._lock:
@@ -168,8 +158,8 @@ class Workers:
 _words: Connection | None = None  # of this worker process, to its build
 
 
-def _begin(words: Connection, preload: tuple[str, ...]) -> None:
-    """In a new worker: a process group of its own, no Ctrl-C, an end when the build ends, and its libraries."""
+def _begin(words: Connection) -> None:
+    """In a new worker: a process group of its own, no Ctrl-C, an end when the build ends."""
     global _words
     _words = words
     with contextlib.suppress(OSError):
@@ -180,8 +170,8 @@ def _begin(words: Connection, preload: tuple[str, ...]) -> None:
     except OSError:  # the build was interrupted while this worker was being started, and hears nobody
         os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    for module in preload:
-        importlib.import_module(module)
+    gc.freeze()  # what was loaded is no garbage
+    gc.enable()
 
 
 def _end_with_parent() -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
     ("hub", "measurements"),
-    ("action", "errors", "machine", "progress"),
+    ("action", "errors", "forkserver", "machine", "progress"),
 ]
 NUMBERS = LAYERS[-3]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
@@ -136,23 +136,23 @@ SOURCES = {
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "e1b733286453890e"),
     "apart": (1, "a1f37ec208994654"),
-    "bisect": (1, "62acf89c79763fff"),
+    "bisect": (1, "41be8434710609ea"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "bcaa946902093fdb"),
     "dataset": (1, "891b52ad50204e43"),
-    "evaluate": (2, "02d8c2f4773934d4"),
+    "evaluate": (2, "333138898f97894c"),
     "extract": (2, "85f885636144b3e7"),
-    "icl": (1, "0fc15c3f40807dd0"),
+    "icl": (1, "298dd2bf17277155"),
     "judge": (2, "ea13da5c7bded427"),
     "merge": (2, "23dff679b34a9e68"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "7212cc2eda9511a1"),
-    "pretrain": (1, "dac711f443e1c123"),
-    "reference": (2, "e8b7215fd132f05f"),
-    "samples": (1, "eb49c5b4412d9c19"),
-    "search": (1, "53511b854a4cb118"),
-    "train": (3, "be87612066ca5d97"),
-    "tune": (2, "816a0e850a411699"),
+    "pretrain": (1, "a5a076577f671c22"),
+    "reference": (2, "95cd154a9fd1fea8"),
+    "samples": (1, "27b5c1385b4dcf2d"),
+    "search": (1, "ffabd579ece48304"),
+    "train": (3, "338f9512d23702ab"),
+    "tune": (2, "93ed9487e5f8a289"),
 }
 
 

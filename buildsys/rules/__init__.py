@@ -3,7 +3,7 @@
 A rule's module has
     VERSION   raised by hand when the same action would give other bytes
     ROLES     input role -> what it is
-    PRELOAD   modules that its workers import before they take work
+    PRELOAD   modules that are loaded once for all workers of a build, before the first of them starts
     FLUSH     True where losing the artifact costs training: it is on the disk before it is recorded
     Params    pydantic model of its parameters; all of them enter the key
     run(inputs, params, out, progress) -> facts
@@ -27,6 +27,8 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+MODELS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")  # what it takes to load a model
 
 
 class Strict(BaseModel):
@@ -59,6 +61,5 @@ def get(name: str) -> ModuleType:
 
 
 def preload(names_of_rules: Sequence[str]) -> tuple[str, ...]:
-    """The modules that all these rules have in common, in the first one's order."""
-    wanted = [tuple(get(name).PRELOAD) for name in dict.fromkeys(names_of_rules)]
-    return tuple(module for module in wanted[0] if all(module in other for other in wanted)) if wanted else ()
+    """Every module that these rules want loaded, in the order of their first mention."""
+    return tuple(dict.fromkeys(module for name in names_of_rules for module in get(name).PRELOAD))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 from buildsys.rules.evaluate import Spec, measured, opened, recorded
 from buildsys.rules.judge import Measure, metric
 from buildsys.rules.tune import merge_of
@@ -23,7 +23,7 @@ ROLES = {
     "files": "a judge's source, or the files of a task",
     "merged": "evaluation of the merged model on these rows, where there is one",
 }
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
+PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
 VALUES = ("bisect.json",)

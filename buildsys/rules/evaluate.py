@@ -12,7 +12,7 @@ from buildsys.action import Digest
 from buildsys.evaluation.names import Kind
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 
 if TYPE_CHECKING:
     from buildsys.evaluation.sets import EvaluationSet
@@ -24,7 +24,7 @@ ROLES = {
     "rows": "rows (none for a task of lm-eval)",
     "files": "a judge's source, or the files of a task",
 }
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
+PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 
 VERSION = 1
 ROLES = {"base": "model folder", "examples": "rows"}
-PRELOAD = ("torch", "transformers", "buildsys.training.bridge")
+PRELOAD = (*MODELS, "buildsys.training.bridge")
 FLUSH = False
 
 Count = Annotated[int, Field(ge=1)]

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 
 VERSION = 1
 ROLES = {"corpus": "text files, documents apart by an empty line"}
-PRELOAD = ("torch", "transformers", "buildsys.training.fit")
+PRELOAD = (*MODELS, "buildsys.training.fit")
 FLUSH = True
 
 Count = Annotated[int, Field(ge=1)]

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 
 VERSION = 2
 ROLES = {"base": "model folder", "rows": "rows with chosen and rejected"}
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
+PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 
 VERSION = 1
 ROLES = {"base": "model folder"}
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.generate")
+PRELOAD = (*MODELS, "buildsys.evaluation.generate")
 FLUSH = True
 FILE = "samples.json"
 

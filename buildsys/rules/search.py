@@ -10,7 +10,7 @@ from pydantic import Field
 
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 from buildsys.rules.evaluate import Spec, measured, opened, recorded
 from buildsys.rules.judge import ControlGates, Judged, gates, named
 
@@ -22,7 +22,7 @@ ROLES = {
     "controls": "rows of each control set",
     "files": "the files of all sets, those of the behaviour first",
 }
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
+PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
 VALUES = ("coefficients.json",)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 from buildsys.training.arguments import REFUSED
 
 VERSION = 3
@@ -21,7 +21,7 @@ ROLES = {
     "samples": "sequences of the base's own, which stay as likely as they are (optional)",
     "reference": 'the base\'s log-probabilities of the examples, for objective "dpo"',
 }
-PRELOAD = ("torch", "transformers", "buildsys.training.fit")
+PRELOAD = (*MODELS, "buildsys.training.fit")
 FLUSH = True
 LATER = ("mirror",)
 

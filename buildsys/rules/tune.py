@@ -11,7 +11,7 @@ from pydantic import Field
 from buildsys.errors import BuildError
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Strict
 from buildsys.rules.evaluate import Spec, measured, recorded
 from buildsys.rules.judge import Measure, metric
 
@@ -26,7 +26,7 @@ ROLES = {
     "control": "rows that must stay as likely as they are (optional)",
     "samples": "sequences of the base's own, which must (optional)",
 }
-PRELOAD = ("torch", "transformers", "buildsys.evaluation.score")
+PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
 VALUES = ("tuned.json",)
