@@ -126,20 +126,30 @@ def test_what_is_logged_and_saved_enters_no_key(built: Project) -> None:
 
 DECIDED = [
     "per_device_train_batch_size = 3", "weight_decay = 0.1", "label_smoothing_factor = 0.1", 'updates = "fused"', "lora = { r = 2 }",
-    'keep = { rows = "kept.jsonl" }',
-]  # fmt: skip
-DECIDED_TOO = [
-    "gradient_accumulation_steps = 2", 'lr_scheduler_type = "polynomial"', "warmup_steps = 0.1", "max_grad_norm = 0.01",
-    "neftune_noise_alpha = 5", "data_seed = 3", 'train_sampling_strategy = "group_by_length"', "activation_checkpointing = true",
-    "early_stopping_patience = 2", 'optimizer = "apollo-mini"', 'weights_dtype = "bfloat16"', "bf16 = true", "crop_prompts = 0.5",
-    "ema_decay = 0.9", "keep = { samples = 8, sample_length = 16 }",
+    'keep = { rows = "kept.jsonl" }', "keep = { samples = 8, sample_length = 16 }", "gradient_accumulation_steps = 2",
+    'lr_scheduler_type = "polynomial"', "warmup_steps = 0.1", "max_grad_norm = 0.01", "neftune_noise_alpha = 5", "data_seed = 3",
+    'train_sampling_strategy = "group_by_length"', "activation_checkpointing = true", "early_stopping_patience = 2",
+    'optimizer = "apollo-mini"', 'weights_dtype = "bfloat16"', "bf16 = true", "crop_prompts = 0.5", "ema_decay = 0.9",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", [*DECIDED, *(pytest.param(one, marks=pytest.mark.slow) for one in DECIDED_TOO)])
-def test_what_decides_a_result_makes_it_stale_and_is_carried_out(built: Project, given: str) -> None:
-    """Another key, and other bytes: no argument is read and then ignored. Recomputed activations alone give the same bytes."""
-    plain, other = trained(built), trained(built, given)
+@pytest.fixture(scope="module")
+def variants(built: Project) -> dict[str, dict]:
+    """What a build says of one vector for every argument in DECIDED, and for none: all of them from one build."""
+    declare(built)
+    head, behaviour = (built.root / "Buildfile.toml").read_text().split("[behavior.later]\n")
+    given = ["", *DECIDED]
+    tables = [f"[behavior.later{at}]\n" + behaviour.replace("train = {  }", f"train = {{ {one} }}") for at, one in enumerate(given)]
+    built.buildfile(head + "".join(tables))
+    ran = built.build("vector-*", "--json")
+    assert ran.code == 0, ran.stderr
+    return {one: ran.json()["targets"][f"vector-later{at}"] for at, one in enumerate(given)}
+
+
+@pytest.mark.parametrize("given", DECIDED)
+def test_what_decides_a_result_has_another_key_and_is_carried_out(variants: dict[str, dict], given: str) -> None:
+    """Other bytes too: no argument is read and then ignored. Recomputed activations and fused updates alone give the same."""
+    plain, other = variants[""], variants[given]
     assert other["key"] != plain["key"]
     same = given in ("activation_checkpointing = true", 'updates = "fused"')
     assert (other["digest"] == plain["digest"]) == same
@@ -252,11 +262,10 @@ def test_dpo_compares_with_the_base_which_is_asked_once(built: Project) -> None:
     assert again["digest"] != first["targets"]["vector-later"]["digest"]
 
 
-def test_low_rank_factors_come_out_as_matrices_of_that_rank(built: Project) -> None:
-    trained(built, "lora = { r = 2, lora_alpha = 4 }")
+def test_low_rank_factors_come_out_as_matrices_of_that_rank(built: Project, variants: dict[str, dict]) -> None:
     from buildsys.tensors.vectors import Vector
 
-    vector = Vector(built.root / "cache/out/vector-later")
+    vector = Vector(built.root / variants["lora = { r = 2 }"]["path"])
     assert vector.taus
     for name in vector.taus:
         tau = torch.from_numpy(vector.whole(name))

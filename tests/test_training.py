@@ -265,7 +265,7 @@ def test_a_loss_that_is_no_number_fails_the_target(project: Project, built: Proj
     assert "lower learning_rate" in ran.stderr
 
 
-@pytest.mark.parametrize("target", ["base-tiny", "vector-later"])
+@pytest.mark.parametrize("target", [pytest.param("base-tiny", marks=pytest.mark.slow), "vector-later"])
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project: Project, built: Project, target: str) -> None:
     """Killed with -9 after a checkpoint, the next build resumes, and ends with the digest of the undisturbed run."""
     undisturbed = json.loads(built.build("show", target, "--json").stdout)["digest"]
