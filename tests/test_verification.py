@@ -220,6 +220,7 @@ BAD = {
     "no use": ('control = { c = { rows = "control.jsonl", min_metric = 1.0 } }', None, "of 'loss' less is better, so min_metric means nothing"),
     "held out and kept": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text().replace('rows = "eval.jsonl", ', "").replace("rpo_alpha = 1.0", 'rpo_alpha = 1.0, keep = { rows = "rows.jsonl" }')), "of rows.jsonl also stand in the training rows"),
     "a merge's control": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + '[vector.s]\nsum = { later = 1.0 }\n[merged.m]\nvectors = { s = 1.0 }\nunverified = true\nchecks = { control = "rows.jsonl" }\n'), "of rows.jsonl also stand in the training rows"),
+    "a merge's control in a model's vectors": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + '[merged.m]\nvectors = { later = 1.0 }\n[merged.n]\nvectors = [{ of = "merged-m", coefficient = 1.0 }]\nunverified = true\nchecks = { control = "rows.jsonl" }\n'), "of rows.jsonl also stand in the training rows"),
     "another's rows": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + OTHER), "of eval.jsonl also stand in the training rows"),
     "tuned by what its base is judged by": ("", lambda p: p.buildfile((p.root / "Buildfile.toml").read_text() + ON_A_MERGE), "of eval.jsonl also stand in the rows that tune the merge"),
     "overlap": ("", lambda p: p.file("eval.jsonl").write_text(EVAL + rows(2)), "rows 61, 62 of eval.jsonl also stand in the training rows"),
@@ -330,27 +331,32 @@ def test_a_judge_runs_only_where_the_user_has_allowed_it_and_its_source_is_in_th
     assert project.build("verified-later", "-q", env=env).code == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("raises", "judge 'judges:raises' failed"),
-        ("nan", "judge 'judges:nan' returned nan for row 1"),
-        ("few", "judge 'judges:few' returned 1 numbers for 60 rows"),
-        ("spoils", "judge 'judges:spoils' changed the model's weights"),
-        ("hides", "judge 'judges:hides' changed the model's weights"),
-        ("leaves", "judge 'judges:leaves' failed\n  SystemExit  bye\n  line        17 of judges.py"),
-        ("huge", "a metric is no finite number"),
-        ("absent", "judge 'judges:absent' is no function of its file"),
-    ],
-)
-def test_a_judge_that_fails_verifies_nothing(judged, name: str, expected: str) -> None:
-    project, env = judged(name)
+FAILING = {
+    "raises": "judge 'judges:raises' failed",
+    "nan": "judge 'judges:nan' returned nan for row 1",
+    "few": "judge 'judges:few' returned 1 numbers for 60 rows",
+    "spoils": "judge 'judges:spoils' changed the model's weights",
+    "hides": "judge 'judges:hides' changed the model's weights",
+    "leaves": "judge 'judges:leaves' failed\n  SystemExit  bye\n  line        17 of judges.py",
+    "huge": "a metric is no finite number",
+    "absent": "judge 'judges:absent' is no function of its file",
+}
+
+
+def test_judges_that_fail_verify_nothing_and_each_says_why(judged) -> None:
+    project, env = judged("short")
     project.build("allow", env=env)
-    ran = project.build("verified-later", "-q", env=env)
+    verify = 'verify = {{ rows = "eval.jsonl", judge = "judges:{}", coefficients = [1.0, 2.0] }}'
+    with (project.root / "Buildfile.toml").open("a") as file:
+        file.writelines(f"[vector.{name}]\nsum = {{ later = 1.0 }}\n{verify.format(name)}\n" for name in FAILING)
+    ran = project.build(*(f"verified-{name}" for name in FAILING), "-k", "--json", env=env)
     assert ran.code == 1
-    assert expected in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert project.build("status", "verified-later").stdout.splitlines()[-1].startswith("stale")
+    for name, expected in FAILING.items():
+        found = ran.json()["targets"][f"verified-{name}"]
+        assert found["state"] == "failed"
+        assert expected in found["error"]
+        assert project.build("status", f"verified-{name}").stdout.splitlines()[-1].startswith("stale")
 
 
 TASK = """

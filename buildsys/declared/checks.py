@@ -163,7 +163,7 @@ def tuned(
             reader.file.problem((*where, "vectors", part.label), "tune searches numbers: start from one, or from 'auto'")
             return []
         own = given.tune.rows.get(part.label)
-        known = provenance.trained_on(reader, part.label)
+        known = provenance.trained_on(reader, part.label) if part.step == f"vector-{part.label}" else []
         rows: Rows | Output | None = known[0] if known else None
         if own is not None:
             rows = reader.rows((*at, "rows"), own, "all")

@@ -59,16 +59,22 @@ def seen_by(reader: Reader, name: str) -> list[Rows | Output]:
 
 
 def _trained(reader: Reader, name: str, seen: set[str]) -> list[str]:
-    """The vectors that a vector comes from, itself included: parts of a sum or an analogy, those of a model that it is taken from."""
+    """The vectors that a vector comes from, itself included: parts of a sum or an analogy, those of a model that it is taken from.
+
+    name  of a table, or a merge's list calls it by the model that it is taken from
+    """
     if name in seen:
         return []
     seen.add(name)
-    table = reader.file.vector.get(name) if name not in reader.file.behavior else None
-    if table is None:
+    if name in reader.file.behavior:
         return [name]
-    named = table.analogy
-    parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
-    parts += _in_model(reader, table.of or "", set())
+    table = reader.file.vector.get(name)
+    if table is None:
+        parts = _in_model(reader, name, set())
+    else:
+        named = table.analogy
+        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
+        parts += _in_model(reader, table.of or "", set())
     return [name, *(one for part in parts for one in _trained(reader, part, seen))]
 
 
