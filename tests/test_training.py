@@ -265,6 +265,19 @@ def test_a_loss_that_is_no_number_fails_the_target(project: Project, built: Proj
     assert "lower learning_rate" in ran.stderr
 
 
+def test_ctrl_c_while_libraries_are_being_loaded_is_heard_by_the_build_alone(project: Project) -> None:
+    """A terminal sends it to every process; the one that loads torch for all workers would print where it was."""
+    declare(project)
+    command = [sys.executable, "-m", "buildsys", "base-tiny"]
+    build = subprocess.Popen(command, cwd=project.root, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    assert build.stderr is not None
+    assert build.stderr.readline() == "base-tiny: pretrain\n"
+    time.sleep(0.5)
+    os.killpg(build.pid, signal.SIGINT)
+    assert build.communicate()[1] == "error: interrupted\nhint: what was finished is kept; a training goes on from its last checkpoint\n"
+    assert build.returncode == 130
+
+
 @pytest.mark.parametrize("target", [pytest.param("base-tiny", marks=pytest.mark.slow), "vector-later"])
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project: Project, built: Project, target: str) -> None:
     """Killed with -9 after a checkpoint, the next build resumes, and ends with the digest of the undisturbed run."""
