@@ -1,10 +1,18 @@
-"""Loaded first by the process that workers are forked from: deaf to Ctrl-C, no garbage collection as libraries load, quick to end."""
+"""The process that workers are forked from: what they need is loaded here, once, without garbage collection. It ends at once.
+
+What fails to load is left out: the action that needs it fails, in its own words.
+"""
 
 import atexit
+import contextlib
 import gc
+import importlib
 import os
-import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; this one ends with its build
+from buildsys import workers
+
 gc.disable()  # a quarter of the time it takes to load libraries; workers turn it on
+for name in os.environ.pop(workers.PRELOAD, "").split():
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
 atexit.register(os._exit, 0)  # taking libraries down would take another second, and hold the build's output open for as long

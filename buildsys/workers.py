@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.util
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +26,7 @@ from buildsys.errors import BuildError, os_failure
 from buildsys.machine import cores
 from buildsys.progress import Progress
 
+PRELOAD = "BUILDSYS_PRELOAD"  # environment of `forkserver`: the modules that it loads
 Report = Callable[[str, float | None], None]
 
 
@@ -70,8 +73,10 @@ class Workers:
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products: sums in an order that no machine's load decides
+        os.environ["PYTHONSAFEPATH"] = "1"  # a module in the project's folder is not taken for a library's
+        os.environ[PRELOAD] = " ".join(self.preload)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["buildsys.forkserver", __name__, *self.preload])
+        self._context.set_forkserver_preload(["buildsys.forkserver"])
 
     def run(self, request: Request, report: Report) -> dict[str, Any]:
         """Run one action and return its facts. Raises its BuildError, or WorkerDied."""
@@ -82,7 +87,7 @@ class Workers:
                 threads = self._threads[id(slot)] = max(1, cores() - sum(self._threads.values()))
             request = replace(request, settings={**request.settings, "threads": threads})
         try:
-            future = slot.executor.submit(_perform, request)
+            future = _submitted(slot, request)
             self._listen(slot, future, report)
             facts: dict[str, Any] = future.result()
         except BrokenProcessPool as error:
@@ -153,6 +158,25 @@ class Workers:
             if slot in self._all:
                 self._all.remove(slot)
         slot.executor.shutdown(wait=False)
+
+
+def _submitted(slot: _Slot, request: Request) -> Future[dict[str, Any]]:
+    """The action, handed to a worker that may have to be started. Raises BrokenProcessPool where it cannot be.
+
+    The process that workers are forked from inherits this thread's signal mask: a terminal's Ctrl-C is for the build, not for those.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return slot.executor.submit(_perform, request)
+    except (EOFError, OSError) as error:
+        raise BrokenProcessPool("the process that workers are forked from has ended") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_nothing() -> None:
+    """Take away the folder of the fork server's socket, as the interpreter's own end would; this process starts no worker after it."""
+    shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
 
 
 _words: Connection | None = None  # of this worker process, to its build

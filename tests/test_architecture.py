@@ -14,7 +14,7 @@ PACKAGE = Path(rules.__file__).parents[1]
 LAYERS = [
     ("cli",),
     ("execute",),
-    ("perform",),
+    ("forkserver", "perform"),
     ("workers", "staging", "permission"),
     ("plan", "preflight", "verdicts"),
     ("card", "declared"),
@@ -26,7 +26,7 @@ LAYERS = [
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
     ("hub", "measurements"),
-    ("action", "errors", "forkserver", "machine", "progress"),
+    ("action", "errors", "machine", "progress"),
 ]
 NUMBERS = LAYERS[-3]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}

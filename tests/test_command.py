@@ -122,11 +122,67 @@ def test_show_gives_digest_files_and_lineage(declared: Project) -> None:
     assert found["node"] == "formality"
 
 
-def test_a_pipe_that_is_closed_early_ends_quietly(declared: Project) -> None:
-    command = f"{sys.executable} -m buildsys list | true"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=declared.root, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+def shell(project: Project, command: str, **env: str) -> subprocess.CompletedProcess:
+    """A line of bash in the project, where `build` is the command; its status is that of the first part that failed."""
+    line = f'set -o pipefail; build() {{ {sys.executable} -m buildsys "$@"; }}; {command}'
+    given = {**os.environ, **env}
+    return subprocess.run(["bash", "-c", line], cwd=project.root, env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "command", ["build list | true", "build --help | true", "build 2>&1 | true", "build --json 2>&1 > out.json | true"]
+)
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_pipe_that_is_closed_early_ends_quietly_and_fails_no_build(declared: Project, command: str, buffered: str) -> None:
+    done = shell(declared, command, PYTHONUNBUFFERED=buffered)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if "help" not in command and "list" not in command:
+        assert declared.build().stderr == "up to date (2 targets)\n"
+    if "json" in command:
+        assert json.loads((declared.root / "out.json").read_text())["counts"]["built"] == 2
+
+
+def test_a_build_that_fails_says_so_by_its_exit_code_whoever_listens(declared: Project) -> None:
+    checkpoint(declared.root / "formal", {"a": [2, 2, 2]})
+    for command in ("build 2>&1 | true", "build --json 2>&1 | true", "build -k >&- 2>&-"):
+        assert shell(declared, command).returncode == 1
+    for command in ("build nothere 2>/dev/full", "build nothere >&- 2>&-"):
+        assert shell(declared, command).returncode == 2
+
+
+def test_streams_that_are_closed_from_the_start_are_written_to_by_nobody(declared: Project) -> None:
+    assert shell(declared, "build <&- >&- 2>&-").returncode == 0
+    done = shell(declared, "build >&-")
+    assert (done.returncode, done.stderr) == (0, "up to date (2 targets)\n")
+    assert shell(declared, "build list 2>&-").stdout == "base-one\nvector-formal\n"
+
+
+def test_a_build_leaves_nothing_in_the_folder_for_temporary_files(declared: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("temporary")
+    assert declared.build(env={"TMPDIR": str(place)}).code == 0
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["numpy", "socket"])
+def test_a_module_in_the_project_is_not_taken_for_a_librarys(declared: Project, name: str) -> None:
+    """A project's own code runs only where the user has allowed it."""
+    declared.file(f"{name}.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    script = Path(sys.executable).with_name("build")
+    done = subprocess.run([script, "-q"], cwd=declared.root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (declared.root / "ran").exists()
+
+
+def test_a_library_that_cannot_be_loaded_fails_what_needs_it_and_nothing_else(declared: Project) -> None:
+    declared.buildfile(BUILDFILE + "[merged.m]\nvectors = { formal = 1.0 }\nunverified = true\n")
+    declared.file("elsewhere/numba.py").write_text('raise RuntimeError("this library is broken")\n')
+    ran = declared.build("merged-m", "-k", "--json", env={"PYTHONPATH": str(declared.root / "elsewhere")})
+    assert ran.code == 1
+    found = ran.json()["targets"]
+    assert {name: one["state"] for name, one in found.items()} == {"base-one": "built", "vector-formal": "built", "merged-m": "failed"}
+    assert "RuntimeError  this library is broken" in found["merged-m"]["error"]
+    assert "Traceback" not in ran.stderr
+    assert "numba.py" in Path(found["merged-m"]["log"]).read_text()
 
 
 FULL = "error: the build could not go on: no space is left on the disk\nhint: free some space; what was finished before is kept\n"

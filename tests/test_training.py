@@ -1,5 +1,6 @@
 """Real training on a model of a few thousand weights: what is trained, what is kept, and a killed run that goes on to the same bytes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -276,6 +277,20 @@ def test_ctrl_c_while_libraries_are_being_loaded_is_heard_by_the_build_alone(pro
     os.killpg(build.pid, signal.SIGINT)
     assert build.communicate()[1] == "error: interrupted\nhint: what was finished is kept; a training goes on from its last checkpoint\n"
     assert build.returncode == 130
+
+
+def test_the_process_that_workers_come_from_may_be_killed_as_it_loads(project: Project) -> None:
+    declare(project)
+    command = [sys.executable, "-m", "buildsys", "base-tiny", "-q", "--debug"]
+    build = subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True)
+    loading: list[int] = []
+    while not loading and build.poll() is None:
+        with contextlib.suppress(OSError):
+            own = [int(pid) for place in Path(f"/proc/{build.pid}/task").glob("*/children") for pid in place.read_text().split()]
+            loading = [pid for pid in own if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(loading[0], signal.SIGKILL)
+    assert build.communicate()[1].startswith("error: base-tiny: its worker died\n  worker  before it could begin\n")
+    assert build.returncode == 1
 
 
 @pytest.mark.parametrize("target", [pytest.param("base-tiny", marks=pytest.mark.slow), "vector-later"])

@@ -9,15 +9,33 @@ import sys
 
 def main() -> None:
     """Entry point of the `build` script. Leaves out the interpreter's own end, which stumbles over workers that were killed."""
+    _open_streams()
     try:
         code = _main()
     except KeyboardInterrupt:  # before, or after, there was anything to interrupt
-        print("error: interrupted", file=sys.stderr)
+        say("error: interrupted")
         code = 130
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def say(line: object) -> None:
+    """A line on stderr. Who has closed it does not want it: that fails no build."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is left in its buffer fails nobody either
+
+
+def _open_streams() -> None:
+    """The null device for a stream that whoever started us has closed, or the next file would take its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: its own
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _main() -> int:
@@ -27,11 +45,11 @@ def _main() -> int:
     try:
         folder = os.getcwd()
     except FileNotFoundError:
-        print("error: the current folder is gone\nhint: change to one that exists", file=sys.stderr)
+        say("error: the current folder is gone\nhint: change to one that exists")
         return 2
     message = fresh.answer(sys.argv[1:], folder, seen)
     if message is not None:
-        print(message, file=sys.stderr)
+        say(message)
         return 0
     from buildsys.cli.run import run
 

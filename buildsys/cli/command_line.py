@@ -36,14 +36,20 @@ targets_argument = click.argument("targets", nargs=-1)
 
 
 def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *, keep_going: bool, quiet: bool) -> Outcome:
-    """Make what a plan says."""
+    """Make what a plan says; the command's exit code is known then, whatever becomes of what it prints."""
+    from buildsys import workers
     from buildsys.execute import execute  # doit, and through it much else: only where something may run
 
     permission.check(project.root, plan)
     project.cache.prepare()
     project.observer.save()
-    with watcher(quiet or plan.nothing_to_do()) as told:
-        return execute(plan, project.cache, project.observer, told, jobs=jobs or machine.cores(), keep_going=keep_going)
+    try:
+        with watcher(quiet or plan.nothing_to_do()) as told:
+            outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or machine.cores(), keep_going=keep_going)
+    finally:
+        workers.leave_nothing()
+    EXIT_CODE[0] = outcome.exit_code
+    return outcome
 
 
 def planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:

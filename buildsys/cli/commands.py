@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import click
 
 from buildsys import plan as planning
 from buildsys import preflight
-from buildsys.cli import exports, inside, show
+from buildsys.cli import exports, inside, say, show
 from buildsys.cli import project as projects
 from buildsys.cli.command_line import (
-    EXIT_CODE,
     command,
     debug_option,
     executed,
@@ -64,19 +62,18 @@ def make(
         fresh.forget(str(project.cache.folder), list(targets))
     if verbose:
         for line in show.status(plan):
-            print(line, file=sys.stderr)
+            say(line)
     started = time.monotonic()
     outcome = executed(project, plan, jobs, keep_going=keep_going, quiet=quiet)
     for line in show.failures(outcome):
-        print(line, file=sys.stderr)
+        say(line)
     if not quiet:
         nothing = plan.nothing_to_do()
-        print(projects.up_to_date(plan) if nothing else show.summary(outcome, plan, time.monotonic() - started), file=sys.stderr)
+        say(projects.up_to_date(plan) if nothing else show.summary(outcome, plan, time.monotonic() - started))
     if as_json:
         print(json.dumps(show.outcome_json(outcome), ensure_ascii=False))
     if outcome.exit_code == 0 and not plan.nothing_to_do():
         projects.settle(project, targets)
-    EXIT_CODE[0] = outcome.exit_code
 
 
 @command.command("status")

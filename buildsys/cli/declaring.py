@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
 from buildsys import permission
 from buildsys import plan as planning
-from buildsys.cli import adding, chart, show
+from buildsys.cli import adding, chart, say, show
 from buildsys.cli import bisect as bisection
 from buildsys.cli import project as projects
 from buildsys.cli.command_line import (
-    EXIT_CODE,
     command,
     debug_option,
     executed,
@@ -47,7 +45,7 @@ def graph(form: str, folder: str, as_json: bool, debug: bool) -> None:
     drawn = {"text": chart.text, "mermaid": chart.mermaid, "dot": chart.dot, "json": chart.text}[form](found)
     show_data({"exit": 0, **found}, drawn, as_json or form == "json")
     for line in opened.misfits:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
 
 
 @command.group("add")
@@ -93,8 +91,7 @@ def bisect(target: str, metric: str, folder: str, jobs: int | None, as_json: boo
     plan = planning.make(graph, project.cache, project.observer, (step,))
     outcome = executed(project, plan, jobs, keep_going=False, quiet=quiet)
     for line in show.failures(outcome):
-        print(line, file=sys.stderr)
-    EXIT_CODE[0] = outcome.exit_code
+        say(line)
     if outcome.exit_code == 0:
         after = planning.make(graph, project.cache, project.cache.observer(), (step,)).steps[step]
         assert after.artifact is not None

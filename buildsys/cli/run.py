@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -11,7 +12,7 @@ import traceback
 
 import click
 
-from buildsys.cli import commands, declaring
+from buildsys.cli import commands, declaring, say
 from buildsys.cli.command_line import EXIT_CODE, command
 from buildsys.errors import BuildError, Interrupted, UsageError, nearest, os_failure
 
@@ -28,9 +29,9 @@ def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
         command.main(_normal(arguments), prog_name="build", standalone_mode=False, obj=seen)
         sys.stdout.flush()
         return EXIT_CODE[0]
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is click's answer to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
-        return 0
+        return EXIT_CODE[0]
     except (KeyboardInterrupt, click.Abort):
         return _fail(Interrupted("interrupted"), arguments)
     except click.exceptions.Exit as stop:
@@ -39,11 +40,11 @@ def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
         return _fail(_usage(error), arguments)
     except BuildError as error:
         return _fail(error, arguments)
-    except OSError as error:
-        return _fail(os_failure(error, "the build could not go on"), arguments)
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(os_failure(error, "the build could not go on"), arguments)
         facts = [(type(error).__name__, str(error))]
         return _fail(BuildError("an internal error", facts, "run again with --debug for the traceback"), arguments)
 
@@ -54,7 +55,7 @@ def _fail(error: BuildError, arguments: list[str]) -> int:
             print(json.dumps({"exit": error.exit_code, "error": str(error)}), flush=True)
     if "--debug" in arguments and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)
-    print(error, file=sys.stderr)
+    say(error)
     return error.exit_code
 
 

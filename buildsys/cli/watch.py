@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from buildsys.cli import say
 from buildsys.errors import BuildError
 from buildsys.graph import Step
 
@@ -52,7 +53,7 @@ class Lines:
     def _say(self, line: str) -> None:
         if not self._quiet:
             with self._lock:
-                print(line, file=sys.stderr, flush=True)
+                say(line)
 
 
 class Live:
