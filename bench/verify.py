@@ -300,7 +300,7 @@ def negation(given: Given) -> list[Row]:
     for name in SHOWN:
         gates = 'direction = "reduce", reduce = 6, min_gain = 0.0, max_forgetting = 0.03'
         verify = f'verify = {{ rows = "behaviors/{name}.eval.jsonl", {gates}, coefficients = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0] }}'
-        text += f"[vector.un-{name}]\nsum = {{ {name} = 1.0 }}\n{verify}\n"
+        text += f'[behavior.un-{name}]\nexamples = "behaviors/{name}.jsonl"\ntrain = {{ mirror = true }}\n{verify}\n'
     (folder / "Buildfile.toml").write_text(text)
     build(folder, *(f"verified-un-{name}" for name in SHOWN))
     for name in SHOWN:
