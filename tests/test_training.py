@@ -281,7 +281,7 @@ def test_ctrl_c_while_libraries_are_being_loaded_is_heard_by_the_build_alone(pro
 
 def test_the_process_that_workers_come_from_may_be_killed_as_it_loads(project: Project) -> None:
     declare(project)
-    command = [sys.executable, "-m", "buildsys", "base-tiny", "-q", "--debug"]
+    command = [sys.executable, "-m", "buildsys", "base-tiny", "-q"]
     build = subprocess.Popen(command, cwd=project.root, stderr=subprocess.PIPE, text=True)
     loading: list[int] = []
     while not loading and build.poll() is None:

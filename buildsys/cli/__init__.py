@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
+
+TYPE_CHECKING = False  # typing itself takes longer to load than an answer
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def main() -> None:
@@ -16,8 +19,10 @@ def main() -> None:
         say("error: interrupted")
         code = 130
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
+        try:
             stream.flush()
+        except OSError:
+            silence(stream)
     os._exit(code)
 
 
@@ -26,7 +31,12 @@ def say(line: object) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is left in its buffer fails nobody either
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is written to a stream go nowhere, what is left in its buffer too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_streams() -> None:

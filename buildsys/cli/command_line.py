@@ -47,7 +47,8 @@ def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *
         with watcher(quiet or plan.nothing_to_do()) as told:
             outcome = execute(plan, project.cache, project.observer, told, jobs=jobs or machine.cores(), keep_going=keep_going)
     finally:
-        workers.leave_nothing()
+        if not plan.nothing_to_do():
+            workers.leave_nothing()
     EXIT_CODE[0] = outcome.exit_code
     return outcome
 

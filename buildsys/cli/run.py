@@ -6,13 +6,12 @@ import contextlib
 import errno
 import gc
 import json
-import os
 import sys
 import traceback
 
 import click
 
-from buildsys.cli import commands, declaring, say
+from buildsys.cli import commands, declaring, say, silence
 from buildsys.cli.command_line import EXIT_CODE, command
 from buildsys.errors import BuildError, Interrupted, UsageError, nearest, os_failure
 
@@ -30,7 +29,7 @@ def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:
         sys.stdout.flush()
         return EXIT_CODE[0]
     except (BrokenPipeError, SystemExit):  # the latter is click's answer to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
+        silence(sys.stdout)  # whoever read us has had enough
         return EXIT_CODE[0]
     except (KeyboardInterrupt, click.Abort):
         return _fail(Interrupted("interrupted"), arguments)
