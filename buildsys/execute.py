@@ -24,7 +24,6 @@ from buildsys.errors import BuildError, Interrupted, os_failure
 from buildsys.graph import Step, Target
 from buildsys.perform import Performer
 from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
-from buildsys.store import generations
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
 from buildsys.store.records import Artifact
@@ -104,7 +103,7 @@ class _Run:
         self.errors: dict[str, BuildError] = {}
         self.seconds: dict[str, float] = {}
         self.done: set[str] = set()
-        self.history = generations.latest(cache.folder, {*plan.selected, *(plan.graph.steps[name].target for name in plan.run)})
+        self.history = cache.history.latest({*plan.selected, *(plan.graph.steps[name].target for name in plan.run)})
         self.workers = Workers(rules.preload([plan.graph.steps[name].rule for name in plan.run]))
         self.performer = Performer(plan.graph, cache, observer, self.workers, self.artifacts)
 
@@ -132,7 +131,7 @@ class _Run:
         self.resolved[name] = resolved
         if name in self.plan.forced:
             return False
-        artifact, _ = self.cache.usable(resolved.key, Observer(None))
+        artifact, _ = self.cache.usable(resolved.key, self.cache.glance())
         if artifact is None or failed_verdict(step, artifact):
             return False
         self.artifacts[name] = artifact
@@ -184,10 +183,10 @@ class _Run:
             last = self.history.get(target.name)
             if last is None or last.keys != keys:
                 labels = {step: self.resolved[step].labels for step in target.steps}
-                generations.append(self.cache.folder, target.name, self.artifacts[target.step].digest, keys, labels)
+                self.cache.history.append(target.name, self.artifacts[target.step].digest, keys, labels)
             with self.cache.lock(f"out-{target.name}"):
                 expected = content(self.plan.graph, target, self.artifacts, self.resolved)
-                if self.cache.outputs.difference(target.name, expected, Observer(None)):
+                if self.cache.outputs.difference(target.name, expected, self.cache.glance()):
                     self.cache.publish(target.name, expected)
                 self.cache.admit(target.name)
         except OSError as error:

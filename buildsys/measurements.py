@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from buildsys import files
 from buildsys.action import canonical_bytes, digest_of
+from buildsys.marks import Marks, without_mark
 from buildsys.progress import Progress
 
 FOLDER = "measurements"
+FORMAT = 2  # 1 had a checksum in place of a mark
+_KIND = "measurement"  # of a mark
 
 
 class Measurements:
@@ -19,15 +22,15 @@ class Measurements:
     new       those of this action: they outlive a killed run, and are adopted once the action is recorded
     """
 
-    def __init__(self, known: Path | None, new: Path) -> None:
-        self._known, self._new = known, new
+    def __init__(self, known: Path | None, new: Path, marks: Marks) -> None:
+        self._known, self._new, self._marks = known, new, marks
         self.made = 0
 
     @classmethod
     def of(cls, progress: Progress) -> Measurements:
         """Those that a rule may use: settings name the store's."""
         known = progress.settings.get(FOLDER)
-        return cls(Path(known) if known else None, progress.folder / FOLDER)
+        return cls(Path(known) if known else None, progress.folder / FOLDER, progress.marks)
 
     def get(self, document: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
         """The numbers of a document: known, or measured now and kept. They are JSON: finite, no more than that.
@@ -36,22 +39,18 @@ class Measurements:
         """
         name = place(document)
         for folder in (self._known, self._new):
-            found = None if folder is None else read(folder / name, document)
-            if found is not None:
-                return found
+            numbers = None if folder is None else read(folder, name, self._marks)
+            if numbers is not None:
+                return numbers
         numbers = measure()
         self.made += 1
-        target = self._new / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        being_written = target.with_name(f"{target.name}.{os.getpid()}")
-        being_written.write_bytes(_spelt(document, numbers))
-        being_written.replace(target)
+        write(self._new, name, document, numbers, self._marks)
         return numbers
 
     def known(self, document: Mapping[str, Any]) -> bool:
         """True where `get` would measure nothing."""
         name = place(document)
-        return any(folder is not None and read(folder / name, document) is not None for folder in (self._known, self._new))
+        return any(folder is not None and read(folder, name, self._marks) is not None for folder in (self._known, self._new))
 
 
 def place(document: Mapping[str, Any]) -> str:
@@ -60,28 +59,45 @@ def place(document: Mapping[str, Any]) -> str:
     return f"{key[:2]}/{key[2:]}.json"
 
 
-def read(path: Path, document: Mapping[str, Any]) -> Any:
-    """The numbers in a file; None where there is none, or where it was damaged or is about something else."""
+def read(folder: Path, name: str, marks: Marks) -> Any:
+    """The numbers in a file; None where there is none, or one without a valid mark. Raises BuildError for a link."""
     try:
-        given = json.loads(path.read_bytes())
-        sound = given["check"] == _check(given["document"], given["numbers"]) and given["document"] == json.loads(canonical_bytes(document))
-        return given["numbers"] if sound else None
-    except (OSError, ValueError, KeyError, TypeError):
+        content = marks.content(_KIND, name, files.read(folder / name))
+        return None if content is None else checked(name, content)[1]
+    except (OSError, ValueError):
         return None
 
 
-def sound(path: Path) -> bool:
-    """True for a file of numbers that is what it was when it was written."""
+def write(folder: Path, name: str, document: Mapping[str, Any], numbers: Any, marks: Marks) -> None:
+    """Keep the numbers of a document, marked."""
+    canonical_bytes(numbers)  # refuses what is not a finite number, a text, or a list of these
+    text = json.dumps({"format": FORMAT, "document": document, "numbers": numbers}, separators=(",", ":")).encode()
+    path = folder / name
+    files.make_folder(path.parent)
+    files.write_whole(path, marks.sealed(_KIND, name, text), flush=False)
+
+
+def unmarked(folder: Path, name: str) -> tuple[Mapping[str, Any], Any]:
+    """What a file says, whoever wrote it. Raises OSError where it cannot be read, ValueError where it does not belong at this place."""
+    data = files.read(folder / name)
+    return checked(name, without_mark(data) or data)
+
+
+def checked(name: str, text: bytes) -> tuple[Mapping[str, Any], Any]:
+    """(document, numbers) of a file's text. Raises ValueError for anything else, and for one of a newer program."""
     try:
-        given = json.loads(path.read_bytes())
-        return bool(given["check"] == _check(given["document"], given["numbers"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _spelt(document: Mapping[str, Any], numbers: Any) -> bytes:
-    return json.dumps({"document": document, "numbers": numbers, "check": _check(document, numbers)}).encode()
-
-
-def _check(document: Any, numbers: Any) -> str:
-    return digest_of(canonical_bytes([document, numbers]))
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(content, dict) or content.get("format", 1) not in (1, FORMAT) or not isinstance(content.get("document"), dict):
+        raise ValueError("not a measurement, or one of a newer program")
+    if "numbers" not in content or (content.keys() - {"format", "check"}) != {"document", "numbers"}:
+        raise ValueError("not the fields of a measurement")
+    try:
+        recorded = place(content["document"])
+        canonical_bytes(content["numbers"])
+    except (TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError("numbers without a canonical form") from error
+    if recorded != name:
+        raise ValueError("the document of another measurement")
+    return content["document"], content["numbers"]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 
-from buildsys import machine, outside, rules
-from buildsys.errors import os_failure
+from buildsys import files, machine, outside, rules
+from buildsys.errors import BuildError, os_failure
 from buildsys.graph import Folder, Graph, Step
 from buildsys.measurements import FOLDER as MEASURED
 from buildsys.plan import Resolved
 from buildsys.staging import Stage, changed
 from buildsys.store.cache import Cache
 from buildsys.store.fresh import signature
-from buildsys.store.observe import Observer, file_digest
+from buildsys.store.observe import Observer, racy
 from buildsys.store.records import Artifact, Files
 from buildsys.workers import Report, Request, Workers
+
+_TICK_SECONDS = 0.025  # longer than the step of a fine file clock
 
 
 class Performer:
@@ -39,9 +44,11 @@ class Performer:
         key = resolved.key
         try:
             with self._cache.lock(key, waiting):
-                found = None if forced else self._cache.usable(key, Observer(None))[0]
+                found = None if forced else self._cache.usable(key, self._cache.glance())[0]
                 if found is not None:
                     return found, False
+                if not forced:
+                    refuse_foreign_training(step, key, self._cache)
                 made = self._made(step, resolved, report, forced)
                 shutil.rmtree(self._cache.partial(key), ignore_errors=True)
                 return made, True
@@ -54,18 +61,23 @@ class Performer:
         partial = self._cache.partial(key)
         if forced:
             shutil.rmtree(partial, ignore_errors=True)  # a forced run begins at the beginning
-        partial.mkdir(parents=True, exist_ok=True)
+        if not _is_plain_tree(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        files.make_folder(partial)
         log = self._cache.log(key)
-        log.write_bytes(b"")
+        files.write_whole(log, b"", flush=False)
         with self._cache.workspace() as space:
             out = space / "out"
             out.mkdir()
             paths = self._stage.inputs(step, resolved, space / "in")
             known = {MEASURED: str(self._cache.measurements)} if getattr(rule, "MEASURES", False) and not forced else {}
             settings = {**step.settings, **known}
-            request = Request(step.rule, action.parameters, paths, action.inputs, out, partial, settings, log)
+            request = Request(step.rule, action.parameters, paths, action.inputs, out, partial, settings, log, self._cache.folder)
+            begun = self._signatures(step)
             facts = self._workers.run(request, report)
-            self._unchanged(step, resolved)
+            for path, before in begun.items():
+                if signature(path) != before:
+                    raise changed(path)
             values = {name: json.loads((out / name).read_text()) for name in getattr(rule, "VALUES", ())}
             digests = facts.pop("digests", {})
             facts |= {"seconds": round(time.monotonic() - started, 3), "machine": machine.description(), "versions": _versions()}
@@ -73,13 +85,20 @@ class Performer:
             self._cache.adopt(partial / MEASURED, replacing=forced)
             return self._cache.commit(action, out, self._references(step), values, facts, digests, flush=rule.FLUSH, replacing=forced)
 
-    def _unchanged(self, step: Step, resolved: Resolved) -> None:
-        """Raises BuildError where a file of the user's, read directly or through an artifact that refers to it, is not what was planned."""
-        for source in step.sources():
-            for path in self._stage.outside_files(source):
-                planned = self._observer.signature(path)
-                if signature(str(path)) != planned and file_digest(path) != self._observer.digest(path):
-                    raise changed(path)
+    def _signatures(self, step: Step) -> dict[str, bytes]:
+        """The signature of every file of the user's that a step reads in place, directly or through an artifact that refers to it.
+
+        Waits until a further write would move it. Raises BuildError where a file does not hold what was planned.
+        """
+        paths = {str(path) for source in step.sources() for path in self._stage.outside_files(source)}
+        signatures = {path: signature(path) for path in paths}
+        while any(racy(one, time.time_ns()) for one in signatures.values()):
+            time.sleep(_TICK_SECONDS)
+            signatures = {path: signature(path) for path in paths}
+        for path, found in signatures.items():
+            if found != self._observer.signature(path) and files.digest(path) != self._observer.digest(path):
+                raise changed(path)
+        return signatures
 
     def _references(self, step: Step) -> Files:
         """The files that an artifact names: as they were hashed for its key, since they are unchanged."""
@@ -89,6 +108,28 @@ class Performer:
             return {}
         places = [source.path / name for name in outside.files(source, self._observer.names(source.path))]
         return {place.name: (self._observer.digest(place), self._observer.size(place) or 0) for place in places}
+
+
+def refuse_foreign_training(step: Step, key: str, cache: Cache) -> None:
+    """Raises BuildError where a step would train because the record of its result is not used: somebody should look first."""
+    if not rules.get(step.rule).FLUSH or key not in cache.records.refused:
+        return
+    why = {"foreign": "carries no mark of yours", "damaged": "is damaged", "newer": "is of a newer buildsys"}[cache.records.refused[key]]
+    raise BuildError(
+        f"{step.name} would be trained again: the record of its result {why}",
+        [("record", str(cache.records.path(key)))],
+        f"'build cache trust' adopts a cache that you trust; 'build --force {step.target}' trains again",
+    )
+
+
+def _is_plain_tree(folder: Path) -> bool:
+    """True for a folder with nothing in it but folders and files, and where there is none: a rule writes there by name."""
+    if not os.path.lexists(folder):
+        return True
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        return False
+    paths = [os.path.join(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)]
+    return all(stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR) for path in paths)
 
 
 def _versions() -> dict[str, str]:

@@ -136,7 +136,7 @@ def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str]
     run = _to_run(graph, needed, steps, selected)
     if run:
         stale = [name for name in run if steps[name].state == "stale"]
-        history = generations.latest(cache.folder, {graph.steps[name].target for name in stale})
+        history = cache.history.latest({graph.steps[name].target for name in stale})
         steps |= {name: _explained(graph.steps[name], steps[name], history, cache, name in forced) for name in stale}
     targets = {name: _target(graph.targets[name], steps) for name in _targets_of(graph, needed)}
     made = {name: one.artifact for name, one in steps.items() if one.artifact}
@@ -164,7 +164,7 @@ def _step(
     if artifact is None:
         known = cache.records.read(resolved.key, observer)
         if known is None:
-            return StepPlan("stale", resolved)
+            return StepPlan("stale", resolved, reasons=(problem,) if resolved.key in cache.records.refused else ())
         return StepPlan("absent", resolved, known, (problem,))
     if failed_verdict(step, artifact):
         reason = next(values["reason"] for values in artifact.values.values() if "reason" in values)
@@ -189,7 +189,7 @@ def _to_run(graph: Graph, needed: Sequence[str], steps: Mapping[str, StepPlan], 
 
 
 def _explained(step: Step, found: StepPlan, history: Mapping[str, generations.Generation], cache: Cache, forced: bool) -> StepPlan:
-    if found.state != "stale" or forced or found.resolved is None:
+    if found.state != "stale" or forced or found.resolved is None or found.reasons:
         return found
     last = history.get(step.target)
     key = last.keys.get(step.name) if last else None

@@ -84,5 +84,5 @@ class Stage:
                 yield from self.outside_files(inner)
 
 
-def changed(path: Path) -> BuildError:
+def changed(path: Path | str) -> BuildError:
     return BuildError("an input changed while it was read", [("input", str(path))], "build again")

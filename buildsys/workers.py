@@ -42,6 +42,7 @@ class Request:
     folder: Path
     settings: Mapping[str, Any]
     log: Path
+    cache: Path
 
 
 class WorkerDied(BuildError):
@@ -209,7 +210,7 @@ def _perform(request: Request) -> dict[str, Any]:
     rule = rules.get(request.rule)
     words = _words
     assert words is not None
-    progress = Progress(request.folder, _seldom(words), request.settings)
+    progress = Progress(request.folder, _seldom(words), request.settings, request.cache)
     with _last_word(words), _logged(request.log):
         try:
             params = rule.Params(**request.parameters)

@@ -27,7 +27,8 @@ LAYERS = [
     ("merging", "training", "evaluation", "tensors", "examples"),
     ("hub", "measurements"),
     ("configuration",),
-    ("action", "errors", "machine", "progress"),
+    ("files", "progress"),
+    ("action", "errors", "marks", "machine"),
 ]
 NUMBERS = LAYERS[-4]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}

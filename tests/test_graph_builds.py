@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,17 +201,18 @@ def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hash
     assert step.artifact is not None
     assert step.resolved is not None
     cache = chain.cache()
-    record = cache.records.path(step.resolved.key)
-    record.write_text(record.read_text().replace(cache.boot, "an earlier boot"))
+    key = step.resolved.key
+    earlier = replace(step.artifact, boot="an earlier boot")
+    cache.records.write(key, earlier, flush=False)
     assert chain.plan(["third"]).steps["third"].state == "fresh"  # its bytes are there, and the record is settled
-    assert "an earlier boot" not in record.read_text()
-    record.write_text(record.read_text().replace('"boot":""', '"boot":"an earlier boot"'))
+    assert chain.cache().records.read(key).boot == ""  # type: ignore[union-attr]
+    cache.records.write(key, earlier, flush=False)
     place = cache.objects.path(step.artifact.files["text"][0])
     before = place.stat()
     place.chmod(0o644)
     place.write_bytes(b"\0" * before.st_size)
     os.utime(place, ns=(before.st_mtime_ns, before.st_mtime_ns))
-    (cache.folder / "stat.sqlite").unlink()
+    (cache.folder / "stat.jsonl").unlink()
     chain.build(["third"])
     assert chain.ran() == ["third"]
     assert place.read_text() == "hel!"

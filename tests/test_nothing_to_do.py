@@ -97,7 +97,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
     "edited output": lambda root: (root / "cache/out/vector-terse/vector.json").write_text("{}"),
     "missing output": lambda root: shutil.rmtree(root / "cache/out/vector-formal"),
     "output that is no link": lambda root: _materialised(root / "cache/out/base-one/config.json"),
-    "no stat cache": lambda root: (root / "cache/stat.sqlite").unlink(missing_ok=True),
+    "no stat cache": lambda root: (root / "cache/stat.jsonl").unlink(missing_ok=True),
     "no shortcut": lambda root: shutil.rmtree(root / "cache/fresh"),
 }
 

@@ -316,15 +316,18 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(tmp_path: Path) -> None:
+    from buildsys.marks import Marks
     from buildsys.training.resuming import last_checkpoint, seal
 
+    marks = Marks(b"a secret")
     for step, complete in ((3, True), (12, True), (20, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"state")
         if complete:
-            seal(tmp_path / f"checkpoint-{step}")
+            seal(tmp_path / f"checkpoint-{step}", marks)
     (tmp_path / "checkpoint-20" / "optimizer.pt").write_bytes(b"")  # what a power cut leaves
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
+    assert last_checkpoint(tmp_path, marks) == tmp_path / "checkpoint-12"
+    assert last_checkpoint(tmp_path, Marks(b"another secret")) is None
 
 
 def test_a_model_saved_without_its_prefix_trains_verifies_and_merges(project: Project, built: Project) -> None:

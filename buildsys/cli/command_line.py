@@ -11,6 +11,7 @@ import buildsys
 from buildsys import machine, permission
 from buildsys import plan as planning
 from buildsys.cli import project as projects
+from buildsys.cli import say
 from buildsys.cli.watch import watcher
 
 if TYPE_CHECKING:
@@ -39,9 +40,15 @@ def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *
     """Make what a plan says; the command's exit code is known then, whatever becomes of what it prints."""
     from buildsys import workers
     from buildsys.execute import execute  # doit, and through it much else: only where something may run
+    from buildsys.perform import refuse_foreign_training
 
     permission.check(project.root, plan)
-    project.cache.prepare()
+    for name in plan.run:
+        resolved = plan.steps[name].resolved
+        if resolved is not None and name not in plan.forced:
+            refuse_foreign_training(plan.graph.steps[name], resolved.key, project.cache)
+    if not plan.nothing_to_do():
+        project.cache.prepare()
     project.observer.save()
     try:
         with watcher(quiet or plan.nothing_to_do()) as told:
@@ -55,7 +62,15 @@ def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *
 
 def planned(folder: str, patterns: tuple[str, ...]) -> tuple[projects.Project, planning.Plan]:
     project = projects.opened(folder, click.get_current_context().obj)
-    return project, planning.make(project.graph, project.cache, project.observer, patterns)
+    plan = planning.make(project.graph, project.cache, project.observer, patterns)
+    say_notices(project)
+    return project, plan
+
+
+def say_notices(project: projects.Project) -> None:
+    """What the plan has met in the cache and does not use."""
+    for line in project.cache.notices():
+        say(line)
 
 
 def show_data(data: dict[str, Any], lines: list[str], as_json: bool) -> None:

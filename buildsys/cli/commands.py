@@ -19,6 +19,7 @@ from buildsys.cli.command_line import (
     folder_option,
     json_option,
     planned,
+    say_notices,
     show_data,
     targets_argument,
 )
@@ -52,13 +53,14 @@ def make(
     if not keep_going and not as_json:  # where one error ends the build: the others are told of every target
         preflight.check(project.graph, targets, project.observer)
     plan = planning.make(project.graph, project.cache, project.observer, targets, force=force)
+    say_notices(project)
     if dry_run:
         show_data(show.plan_json(plan), show.status(plan), as_json)
         return
-    project.cache.prepare()
     if plan.nothing_to_do():
         projects.remember(project, targets, plan)
     else:
+        project.cache.prepare()
         fresh.forget(str(project.cache.folder), list(targets))
     if verbose:
         for line in show.status(plan):

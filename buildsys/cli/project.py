@@ -56,7 +56,8 @@ def remember(project: Project, patterns: Sequence[str], found: plan.Plan) -> Non
     """Let the next run answer from `stat` alone, if this plan found nothing to do and nothing is too young to be trusted."""
     if not found.nothing_to_do() or project.observer.any_racy():
         return
-    fresh.remember(str(project.cache.folder), list(patterns), up_to_date(found), project.observer.observed)
+    with contextlib.suppress(OSError):  # who may only read the cache asks the plan each time
+        fresh.remember(str(project.cache.folder), list(patterns), up_to_date(found), project.observer.observed, project.cache.marks)
 
 
 def settle(project: Project, patterns: Sequence[str]) -> None:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from buildsys import files, measurements
 from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
-from buildsys.measurements import FOLDER as MEASURED
-from buildsys.measurements import sound
+from buildsys.marks import Marks
+from buildsys.store import locks, secret, stat_cache
 from buildsys.store.fresh import this_boot
-from buildsys.store.objects import Objects, flush_file, write_whole
+from buildsys.store.generations import History
+from buildsys.store.objects import Objects
 from buildsys.store.observe import Observer
 from buildsys.store.outputs import Content, Outputs
-from buildsys.store.records import Artifact, Files, Records
+from buildsys.store.records import Artifact, Files, Records, Refusal
 
-FORMAT = "buildsys cache 1\n"
+FORMAT = "buildsys cache 2\n"
+EARLIER = "buildsys cache 1\n"  # nothing in it carries a mark: `trusting` adopts it
 _OWN = {".gitignore", "FORMAT"}  # what may stand in a cache that has never been used
 _IGNORE = "# everything in here can be made again\n*\n!.gitignore\n"
+_FANNED = ("objects", "actions", measurements.FOLDER)  # folders of folders, by the first two digits of a key
+_FLAT = ("out", "refused", "partial", "logs", "tmp", "locks", "fresh")
 
 
 class Cache:
@@ -33,58 +35,81 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.objects = Objects(folder)
-        self.records = Records(folder)
+        self.marks = secret.of(folder)
+        self.stat_cache = stat_cache.StatCache(folder / stat_cache.NAME, self.marks)
+        self.objects = Objects(folder, self.stat_cache)
+        self.records = Records(folder, lambda: self.marks)
+        self.history = History(folder, lambda: self.marks)
         self.outputs = Outputs(folder / "out", self.objects)
         self.refused = Outputs(folder / "refused", self.objects)
         self.boot = this_boot()
 
     @classmethod
     def open(cls, folder: Path) -> Cache:
-        """Raises BuildError for a folder that something else made, or another format of ours."""
+        """Raises BuildError for a folder that something else made, for a link in it, and for another format of ours."""
+        path = folder / "FORMAT"
         try:
-            names = {name for name in os.listdir(folder) if not name.startswith(".FORMAT.")} if folder.exists() else set()
-            place = folder / "FORMAT"  # looked for after the listing: it is the first that a build writes
-            mark = place.read_text() if place.exists() else None
+            listed = list(_entries(folder))
+            text = files.read(path).decode("utf-8", "replace") if path.exists() else None  # after the listing: a build writes it first
         except OSError as error:
             raise os_failure(error, f"{folder} cannot be read") from error
-        if mark is None and names - _OWN:
+        names = {entry.name for entry in listed if not entry.name.startswith(".FORMAT.")}
+        if text is None and names - _OWN:
             raise BuildError(
                 f"{folder} was not made by build",
                 [("holds", ", ".join(sorted(names)[:5])), ("lacks", "FORMAT")],
                 "move it away, or run from another project folder; nothing was written",
             )
-        if mark not in (None, FORMAT):
+        if text not in (None, FORMAT, EARLIER):
+            newer = _number(text or "") > _number(FORMAT)
             raise BuildError(
                 f"{folder} has another format",
-                [("found", mark.strip() or "nothing"), ("expected", FORMAT.strip())],
-                "delete it: what it holds can be made again",
+                [("format", (text or "").strip() or "nothing"), ("expected", FORMAT.strip())],
+                "a newer buildsys made it: update buildsys, or use another cache"
+                if newer
+                else "delete it: what it holds can be made again",
             )
+        _check_links(folder)
         return cls(folder)
 
     def prepare(self) -> None:
-        """Make the folders, and remove what killed runs left in `tmp/`. Raises BuildError where it cannot write."""
+        """Make the folders, and remove what killed runs left. Raises BuildError where it cannot write."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "FORMAT").exists():  # before anything else: another build that starts now must know whose cache this is
-                write_whole(self.folder / "FORMAT", FORMAT.encode(), flush=False)
-            for name in ("objects", "actions", "out", "refused", "partial", "logs", "tmp", "locks", "fresh"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            path = self.folder / "FORMAT"
+            if not path.exists() or path.read_text() != FORMAT:  # before anything else: another build that starts now must know whose it is
+                files.write_whole(path, FORMAT.encode(), flush=False)
+                for name in ("", "-journal", "-wal", "-shm"):  # the stat cache of format 1
+                    files.unlink_if_there(self.folder / f"stat.sqlite{name}")
+            for name in (*_FANNED, *_FLAT):
+                files.make_folder(self.folder / name)
             if not (self.folder / ".gitignore").exists():
-                write_whole(self.folder / ".gitignore", _IGNORE.encode(), flush=False)
+                files.write_whole(self.folder / ".gitignore", _IGNORE.encode(), flush=False)
             (self.folder / "tmp" / f"probe-{secrets.token_hex(4)}").touch()
             self._sweep()
         except OSError as error:
             raise os_failure(error, f"{self.folder} cannot be written") from error
+        if not self.marks.usable:
+            self.use(secret.ensured(self.folder))
+
+    def use(self, marks: Marks) -> None:
+        """Mark and check with another secret from now on."""
+        self.marks = marks
+        self.stat_cache = stat_cache.StatCache(self.folder / stat_cache.NAME, marks)
+        self.objects.use(self.stat_cache)
 
     def observer(self, seen: dict[str, bytes] | None = None) -> Observer:
-        return Observer(self.folder / "stat.sqlite", seen)
+        return Observer(self.stat_cache, seen)
+
+    def glance(self) -> Observer:
+        """An observer that has seen nothing yet and remembers nothing: the disk as it is now."""
+        return Observer(stat_cache.StatCache(None, self.marks))
 
     def usable(self, key: str, observer: Observer) -> tuple[Artifact | None, str]:
         """(the artifact of a key whose blobs are all there, "") or (None, why not)."""
         artifact = self.records.read(key, observer)
         if artifact is None:
-            return None, "not built yet"
+            return None, f"its record is {self.records.refused[key]}" if key in self.records.refused else "not built yet"
         for digest, size in artifact.files.values():
             problem = self.objects.problem(digest, size, observer)
             if problem:
@@ -96,12 +121,12 @@ class Cache:
     def _after_unclean_stop(self, key: str, artifact: Artifact, observer: Observer) -> tuple[Artifact | None, str]:
         """Recorded before the disk had it, and the machine has restarted since: believe the bytes, not the record."""
         for digest, _ in artifact.files.values():
-            if observer.digest(self.objects.path(digest)) != digest:
+            if not self.objects.verified(digest):
                 return None, f"object {digest[:12]} was lost when the machine stopped"
         settled = replace(artifact, boot="")
         with suppress(OSError):  # a read-only cache: checked again next time
             for digest, _ in artifact.files.values():
-                flush_file(self.objects.path(digest))
+                files.flush_file(self.objects.path(digest))
             self.records.write(key, settled, flush=True)
             observer.forget(self.records.path(key))
         return settled, ""
@@ -121,15 +146,26 @@ class Cache:
         """Move everything in the folder `made` into the store, then record it: the first record of a key stays.
 
         digests  of files that were hashed as they were written
+
+        Raises BuildError for a file whose name the store does not take.
         """
         flush = flush or not self.boot
-        files = {path.name: self.objects.put(path, digests.get(path.name), flush=flush) for path in sorted(made.iterdir())}
-        artifact = Artifact(action.document(), files, references, values, facts, "" if flush else self.boot)
+        unfit = [name for name in (*os.listdir(made), *references) if not files.is_plain_name(name)]
+        if unfit:
+            raise BuildError(
+                f"{unfit[0]!r} is not the name of a file that can be stored", hint="plain names only: no hidden files, no paths"
+            )
+        stored = {path.name: self.objects.put(path, digests.get(path.name), flush=flush) for path in sorted(made.iterdir())}
+        artifact = Artifact(action.document(), stored, references, values, facts, "" if flush else self.boot)
         key = action.key()
-        first = None if replacing else self.usable(key, Observer(None))[0]
+        first = None if replacing else self.usable(key, self.glance())[0]
         if first is not None:
             return first
+        self._make_room(self.records.path(key))
+        if self.records.refused.get(key) == "damaged":
+            self._set_aside(self.records.path(key))
         self.records.write(key, artifact, flush=flush)
+        self.stat_cache.save()
         return artifact
 
     def staged(self, artifact: Artifact, folder: Path) -> None:
@@ -138,20 +174,12 @@ class Cache:
         for name, (digest, _) in artifact.files.items():
             (folder / name).symlink_to(self.objects.path(digest))
 
-    @contextmanager
-    def lock(self, name: str, waiting: Any = None) -> Iterator[None]:
+    def lock(self, name: str, waiting: Callable[[], None] | None = None) -> Any:
         """One process at a time. `waiting` is called once if somebody else holds it; a killed holder lets go."""
-        lock = FileLock(self.folder / "locks" / f"{name}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting:
-                waiting()
-            lock.acquire(poll_interval=0.05)
-        try:
-            yield
-        finally:
-            lock.release()
+        return locks.held(self._lock(name), waiting)
+
+    def _lock(self, name: str) -> Path:
+        return self.folder / "locks" / f"{name}.lock"
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -163,29 +191,32 @@ class Cache:
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        (self.folder / "locks" / f"tmp-{name}.lock").unlink(missing_ok=True)
+                self.objects.remove_folder(folder)
 
     def publish(self, target: str, content: Content, *, refused: bool = False) -> None:
         """Show an artifact in `cache/out/<target>`, or one that its checks refused in `cache/refused/<target>`."""
         with self.workspace() as space:
             (self.refused if refused else self.outputs).publish(target, content, space)
+        self.stat_cache.save()
 
     @property
     def measurements(self) -> Path:
-        return self.folder / MEASURED
+        return self.folder / measurements.FOLDER
 
     def adopt(self, made: Path, *, replacing: bool) -> None:
         """Keep the measurements that an action made in a folder of its own; the first of a name stays, unless it is replaced on purpose."""
         for path in sorted(made.glob("*/*.json")):
-            place = self.measurements / path.parent.name / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if replacing or not sound(place):
-                path.replace(place)
+            name = f"{path.parent.name}/{path.name}"
+            if measurements.read(made, name, self.marks) is None:  # cut off when an earlier run was killed
+                continue
+            if replacing or measurements.read(self.measurements, name, self.marks) is None:
+                files.make_folder((self.measurements / name).parent)
+                self._make_room(self.measurements / name)
+                files.move(path, self.measurements / name)
 
     def admit(self, target: str) -> None:
         """Forget a model of this target that its checks refused."""
-        shutil.rmtree(self.refused.path(target), ignore_errors=True)
+        self.refused.remove(target)
 
     def partial(self, key: str) -> Path:
         return self.folder / "partial" / key
@@ -193,17 +224,68 @@ class Cache:
     def log(self, key: str) -> Path:
         return self.folder / "logs" / f"{key}.log"
 
+    def _make_room(self, path: Path) -> None:
+        """Set a folder aside that stands where a file is to be written."""
+        if path.is_dir():
+            self._set_aside(path)
+
+    def _set_aside(self, path: Path) -> None:
+        if os.path.lexists(path):
+            files.make_folder(self.objects.damaged)
+            files.move(path, self.objects.damaged / f"{path.parent.name}{path.name}.{secrets.token_hex(4)}")
+
+    def notices(self) -> list[str]:
+        """What has been met in this cache and is not used, a line each."""
+        reasons = list(self.records.refused.values())
+        lines = [f"{_counted(reasons.count(why), 'record')} {text}" for why, text in _REFUSALS.items() if why in reasons]
+        if self.history.refused:
+            lines.append(f"{_counted(self.history.refused, 'line')} of history.jsonl {_REFUSALS['foreign']}")
+        return [f"cache/: {line}" for line in lines]
+
     def _sweep(self) -> None:
-        for left in (self.folder / "tmp").iterdir():
-            if not left.is_dir():
-                left.unlink(missing_ok=True)
-                continue
-            place = self.folder / "locks" / f"tmp-{left.name}.lock"
-            lock = FileLock(place)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue  # its owner lives
-            shutil.rmtree(left, ignore_errors=True)
-            lock.release()
-            place.unlink(missing_ok=True)
+        """What runs that were killed have left: workspaces, half-made outputs, locks that nobody holds."""
+        for entry in list(files.entries(self.folder / "tmp")):
+            if not entry.is_dir(follow_symlinks=False):
+                files.unlink_if_there(entry.path)
+            elif locks.sweep(self._lock(f"tmp-{entry.name}")):  # else its owner lives
+                self.objects.remove_folder(Path(entry.path))
+        for target, copy in [*self.outputs.copies(), *self.refused.copies()]:
+            if locks.sweep(self._lock(f"out-{target}")):
+                self.objects.remove_folder(copy)
+        for entry in list(files.entries(self.folder / "locks")):
+            locks.sweep(Path(entry.path))
+        self._make_room(self.history.path)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a cache, which may itself be a link."""
+    if folder.exists():
+        with os.scandir(folder) as found:
+            yield from found
+
+
+def _check_links(folder: Path) -> None:
+    """Raises BuildError for a link in a cache, where the store would read or write through it."""
+    for entry in _entries(folder):
+        if entry.is_symlink():
+            raise files.linked(entry.path)
+    for name in (*_FANNED, *_FLAT, "damaged"):
+        for entry in files.entries(folder / name):
+            if entry.is_symlink():
+                raise files.linked(entry.path)
+
+
+_REFUSALS: dict[Refusal, str] = {
+    "foreign": "without a mark of yours, not used: 'build cache trust' says what that means",
+    "damaged": "damaged, not used: what is made again is set aside in cache/damaged",
+    "newer": "of a newer buildsys, not used",
+}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(text: str) -> int:
+    last = text.rsplit(maxsplit=1)[-1] if text.split() else ""
+    return int(last) if text.startswith("buildsys cache ") and last.isdecimal() and len(last) < 9 else 0

@@ -11,7 +11,10 @@ import struct
 import sys
 from _blake2 import blake2b  # what hashlib gives, without loading OpenSSL for it
 
-_HEAD = "buildsys-fresh-1"
+from buildsys import marks
+
+_HEAD = "buildsys-fresh-2"
+_NOTE_BYTES_MAX = 1 << 30
 _PACK = struct.Struct("<qqqqqQ").pack
 COMMANDS = frozenset(("status", "why", "list", "show", "sample"))
 
@@ -42,13 +45,10 @@ def answer(arguments: list[str], folder: str, seen: dict[str, bytes] | None = No
     root = project_root(folder) if "\0" not in folder and os.path.isdir(folder) else None
     if root is None:
         return None
-    try:
-        with open(record_path(os.path.join(root, "cache"), targets), encoding="utf-8") as file:
-            head, digest, message, *paths = file.read().split("\n")
-    except (OSError, ValueError):
+    note = _note(os.path.join(root, "cache"), targets)
+    if note is None:
         return None
-    if head != _HEAD:
-        return None
+    digest, message, *paths = note
     before = os.getcwd()
     os.chdir(root)  # relative paths are shorter walks for the kernel
     try:
@@ -63,19 +63,35 @@ def answer(arguments: list[str], folder: str, seen: dict[str, bytes] | None = No
     return None
 
 
-def remember(cache: str, targets: list[str], message: str, observed: dict[str, bytes]) -> None:
-    """Record that the plan for these targets found nothing to do, having observed just this."""
+def _note(cache: str, targets: list[str]) -> list[str] | None:
+    """The hash of the signatures, the message and the paths of a note that this user's own build wrote; None where there is none."""
+    path = record_path(cache, targets)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            data = file.read(_NOTE_BYTES_MAX)
+        known = marks.of_cache(cache)
+    except (OSError, marks.SecretError):
+        return None
+    mark, _, text = data.partition(b"\n")
+    if not known.usable or mark.decode("ascii", "replace") != known.of("fresh", os.path.basename(path), text):
+        return None
+    head, *note = text.decode("utf-8", "surrogateescape").split("\n")
+    return note if head == _HEAD else None
+
+
+def remember(cache: str, targets: list[str], message: str, observed: dict[str, bytes], known: marks.Marks) -> None:
+    """Record that the plan for these targets found nothing to do, having observed just this. Raises OSError where it cannot be written."""
+    from buildsys import files  # which the shortcut itself does not need
+
     root = os.path.dirname(cache) + os.sep
     paths = [path.removeprefix(root) for path in observed]
     if any("\n" in path for path in paths):
         return
     digest = _hashed(observed.values())
-    place = record_path(cache, targets)
-    part = f"{place}.{os.getpid()}"
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    with open(part, "w", encoding="utf-8") as file:
-        file.write("\n".join([_HEAD, digest, message, *paths]))
-    os.replace(part, place)
+    path = record_path(cache, targets)
+    text = "\n".join([_HEAD, digest, message, *paths]).encode("utf-8", "surrogateescape")
+    files.write_whole(path, known.of("fresh", os.path.basename(path), text).encode() + b"\n" + text, flush=False)
 
 
 def forget(cache: str, targets: list[str]) -> None:
@@ -83,7 +99,7 @@ def forget(cache: str, targets: list[str]) -> None:
     try:
         os.unlink(record_path(cache, targets))
     except OSError:
-        pass  # there is none, or the cache cannot be written: it will not match anyway
+        pass  # there is none, or the cache cannot be written
 
 
 def record_path(cache: str, targets: list[str]) -> str:

@@ -1,13 +1,20 @@
-"""`cache/history.jsonl`: one line each time a target came out new. Append-only; appends and reads, interprets nothing."""
+"""`cache/history.jsonl`: one marked line each time a target came out new. Append-only; appends and reads, interprets nothing."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from buildsys import files
+from buildsys.marks import Marks, without_mark
+
+FORMAT = 2  # 1 had no mark
+_KIND = "generation"  # of a mark
+_BYTES_MAX = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -25,31 +32,78 @@ class Generation:
     labels: dict[str, dict[str, list[str]]]
 
 
-def append(cache: Path, target: str, digest: str, keys: dict[str, str], labels: dict[str, dict[str, list[str]]]) -> None:
-    """One write of one line: two builds at once cannot mix theirs."""
-    line = json.dumps(asdict(Generation(datetime.now(UTC).isoformat(timespec="seconds"), target, digest, keys, labels)))
-    handle = os.open(cache / "history.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        end = os.fstat(handle).st_size
-        torn = end and os.pread(handle, 1, end - 1) != b"\n"  # a crash cut the last line off
-        os.write(handle, b"\n" * bool(torn) + line.encode() + b"\n")
-    finally:
-        os.close(handle)
+class History:
+    """refused  how many lines about the targets asked for are not used: foreign, damaged or of a newer program"""
 
+    def __init__(self, cache: Path, marks: Callable[[], Marks]) -> None:
+        self.path = cache / "history.jsonl"
+        self.refused = 0
+        self._marks = marks
 
-def latest(cache: Path, targets: Collection[str]) -> dict[str, Generation]:
-    """The last generation of each of these targets. A line that was cut off by a crash is passed over."""
-    found: dict[str, Generation] = {}
-    try:
-        lines = (cache / "history.jsonl").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        if line.partition('"target": "')[2].partition('"')[0] not in targets:  # before the costly part
-            continue
+    def append(self, target: str, digest: str, keys: dict[str, str], labels: dict[str, dict[str, list[str]]]) -> None:
+        self.add(Generation(datetime.now(UTC).isoformat(timespec="seconds"), target, digest, keys, labels))
+
+    def add(self, generation: Generation) -> None:
+        """Append a generation as it is."""
+        text = json.dumps({"format": FORMAT, **asdict(generation)}, separators=(",", ":")).encode()
+        files.append(self.path, self._marks().sealed(_KIND, "", text))
+
+    def latest(self, targets: Collection[str]) -> dict[str, Generation]:
+        """The last generation of each of these targets. A line that is not ours, or that a crash cut off, is passed over."""
+        latest: dict[str, Generation] = {}
+        wanted = {target.encode() for target in targets}
+        for line in self.lines():
+            if line.partition(b'"target":"')[2].partition(b'"')[0] not in wanted:  # before the costly part
+                continue
+            generation = self.generation(line)
+            if generation is None:
+                self.refused += 1
+            elif generation.target in targets:
+                latest[generation.target] = generation
+        return latest
+
+    def lines(self) -> list[bytes]:
+        """All that is written, used or not."""
         try:
-            generation = Generation(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        found[generation.target] = generation
-    return found
+            return [line for line in files.read(self.path, _BYTES_MAX).split(b"\n") if line]
+        except FileNotFoundError:
+            return []
+        except OSError:  # a folder, say: what it was is lost, and the next writer sets it aside
+            self.refused += 1
+            return []
+
+    def generation(self, line: bytes) -> Generation | None:
+        """What a line with a valid mark says, else None."""
+        content = self._marks().content(_KIND, "", line)
+        try:
+            return None if content is None else checked(content)
+        except ValueError:
+            return None
+
+
+def unmarked(line: bytes) -> Generation:
+    """What a line says, whoever wrote it. Raises ValueError where it is not a generation."""
+    return checked(without_mark(line) or line)
+
+
+def checked(text: bytes) -> Generation:
+    """A line's text as a generation. Raises ValueError for anything else, and for a line of a newer program."""
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(content, dict) or content.pop("format", 1) not in (1, FORMAT):
+        raise ValueError("not a generation, or one of a newer program")
+    if content.keys() != set(Generation.__dataclass_fields__) or not _is_generation(content):
+        raise ValueError("not the fields of a generation")
+    return Generation(**content)
+
+
+def _is_generation(content: dict[str, Any]) -> bool:
+    keys, labels = content["keys"], content["labels"]
+    texts = (content["time"], content["target"], content["digest"])
+    if not all(isinstance(text, str) for text in texts) or not isinstance(keys, dict) or not isinstance(labels, dict):
+        return False
+    names = [names for entries in labels.values() for names in (entries.values() if isinstance(entries, dict) else [None])]
+    named = all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in names)
+    return named and all(files.is_digest(key) for key in keys.values())

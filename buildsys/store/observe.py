@@ -1,21 +1,20 @@
-"""Everything a plan looks at on disk passes through here: noted for `fresh`, hashed once, remembered in `cache/stat.sqlite`."""
+"""Everything a plan looks at on disk passes through here: noted for `fresh`, hashed once, remembered in the stat cache."""
 
 from __future__ import annotations
 
 import errno
 import glob
 import os
-import sqlite3
 import stat
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from blake3 import blake3
-
+from buildsys import files
 from buildsys.action import Digest
 from buildsys.store.fresh import signature
+from buildsys.store.stat_cache import StatCache
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
 _TICK = 20_000_000  # ns; the coarsest step of a clock behind a fine-grained timestamp
@@ -28,13 +27,11 @@ class Observer:
     `observed` maps every path that was looked at, whether it was there or not, to its signature.
     """
 
-    def __init__(self, database: Path | None, seen: dict[str, bytes] | None = None) -> None:
+    def __init__(self, stat_cache: StatCache, seen: dict[str, bytes] | None = None) -> None:
         self.observed: dict[str, bytes] = {}
         self._early, self._early_at = seen or {}, time.time_ns()  # as of a moment ago; asked again when a file is read
         self._seen_at: dict[str, int] = {}
-        self._database = database
-        self._known: dict[tuple[str, str], tuple[bytes, str]] = _load(database)
-        self._learnt: dict[tuple[str, str], tuple[bytes, str]] = {}
+        self._stat_cache = stat_cache
 
     def signature(self, path: Path | str) -> bytes:
         path = os.fspath(path)
@@ -52,11 +49,7 @@ class Observer:
     def identity(self, path: Path | str) -> tuple[int, int] | None:
         """(inode, device): two names with one identity are one file."""
         found = self.signature(path)
-        return _UNPACK(found)[4:6] if found else None
-
-    def modified(self, path: Path | str) -> int | None:
-        found = self.signature(path)
-        return _UNPACK(found)[2] if found else None
+        return identity(found) if found else None
 
     def forget(self, path: Path | str) -> None:
         """Look again next time: we have just written it."""
@@ -65,7 +58,7 @@ class Observer:
 
     def digest(self, path: Path | str) -> Digest:
         """BLAKE3 of the file's bytes. Raises OSError where it cannot be read."""
-        digest: Digest = self.derived(path, "digest", file_digest)
+        digest: Digest = self.derived(path, "digest", files.digest)
         return digest
 
     def derived(self, path: Path | str, kind: str, compute: Callable[[str], str]) -> str:
@@ -73,7 +66,7 @@ class Observer:
         path = os.fspath(path)
         while True:
             found = self.signature(path)
-            known = self._known.get((path, kind))
+            known = self._stat_cache.get(path, kind)
             if known and known[0] == found:
                 return known[1]
             if not found:
@@ -88,19 +81,11 @@ class Observer:
     def learn(self, path: Path | str, kind: str, value: str) -> None:
         """Remember a value that is known to belong to what stands at this path now."""
         path = os.fspath(path)
-        found = self.signature(path)
-        self._known[path, kind] = found, value
-        if not self.racy(path):
-            self._learnt[path, kind] = found, value
+        keep = self._stat_cache.hold if self.racy(path) else self._stat_cache.put
+        keep(path, kind, self.signature(path), value)
 
     def racy(self, path: str) -> bool:
-        """True where the file could be written again without a new timestamp, as git explains it for its index."""
-        found = self.observed[path]
-        if not found:
-            return False
-        modified: int = _UNPACK(found)[2]
-        tick = _TICK if modified % 1_000_000_000 else _COARSE_TICK
-        return modified + tick > self._seen_at[path]
+        return racy(self.observed[path], self._seen_at[path])
 
     def any_racy(self) -> bool:
         return any(self.racy(path) for path in self.observed)
@@ -132,41 +117,28 @@ class Observer:
         return bool(found) and stat.S_ISREG(_UNPACK(found)[0])
 
     def save(self) -> None:
-        """Keep what was learnt. A cache that cannot be written loses time next run, nothing else."""
-        if not self._learnt or self._database is None:
-            return
-        rows = [(path, kind, found, value) for (path, kind), (found, value) in self._learnt.items()]
-        try:
-            with sqlite3.connect(self._database, timeout=5) as connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS known (path, kind, signature, value, PRIMARY KEY (path, kind))")
-                connection.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", rows)
-            connection.close()
-        except sqlite3.Error:
-            return
-        self._learnt = {}
+        """Keep what was learnt for the next run."""
+        self._stat_cache.save()
 
 
-def file_digest(path: Path | str) -> Digest:
-    """BLAKE3 of a file, on all cores once it is large."""
-    size = os.stat(path).st_size
-    hasher = blake3(max_threads=blake3.AUTO if size > 1 << 22 else 1)
-    hasher.update_mmap(os.fspath(path))
-    return hasher.hexdigest()
+def identity(signature_of_file: bytes) -> tuple[int, int]:
+    """(inode, device)."""
+    inode, device = _UNPACK(signature_of_file)[4:6]
+    return inode, device
 
 
-def _load(database: Path | None) -> dict[tuple[str, str], tuple[bytes, str]]:
-    if database is None or not database.exists():
-        return {}
-    try:
-        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
-        rows = connection.execute("SELECT path, kind, signature, value FROM known").fetchall()
-        connection.close()
-    except sqlite3.OperationalError:  # locked, or without its table yet
-        return {}
-    except sqlite3.DatabaseError:  # cut off or damaged: it may be deleted at any time, so it is
-        database.unlink(missing_ok=True)
-        return {}
-    return {(path, kind): (found, value) for path, kind, found, value in rows}
+def racy(signature_of_file: bytes, seen_at_ns: int) -> bool:
+    """True where the file could be written again without a new signature, as git explains it for its index.
+
+    Whoever restores a modification time cannot restore the time of change: the later of the two counts. A modification time in the future
+    says nothing, and the time of change stands for both.
+    """
+    if not signature_of_file:
+        return False
+    modified, changed = _UNPACK(signature_of_file)[2:4]
+    latest = changed if modified > seen_at_ns else max(modified, changed)
+    tick = _TICK if latest % 1_000_000_000 else _COARSE_TICK
+    return bool(latest + tick > seen_at_ns)
 
 
 def _before_magic(parts: tuple[str, ...]) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import secrets
 import shutil
+import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from buildsys import files
 from buildsys.action import Digest
-from buildsys.store.objects import Objects, place_copy
+from buildsys.store.objects import Objects
 from buildsys.store.observe import Observer
 
 LINKED_FROM_BYTES = 1 << 16  # smaller files are copies: an editor may save over them without reaching the store
@@ -39,23 +43,31 @@ class Outputs:
         return self.folder / target
 
     def difference(self, target: str, content: Content, observer: Observer) -> str | None:
-        """Why the folder is not what it should be, in a few words; None where it is."""
+        """Why the folder is not what it should be, in a few words; None where it is. It is exactly its list."""
         folder = f"{self.folder}{os.sep}{target}{os.sep}"
         if not observer.signature(folder[:-1]):
             return "output folder is missing"
+        listed = {**content.files, **content.links, **content.texts}
+        names = observer.names(folder[:-1])
+        extra = next((name for name in names if name not in listed), None)
+        if extra is not None:
+            return f"output {extra} does not belong there"
+        missing = next((name for name in listed if name not in names), None)
+        if missing is not None:
+            return f"output {missing} is missing"
         for name, (digest, size) in content.files.items():
-            found = observer.identity(folder + name)
-            if found is None:
-                return f"output {name} is missing"
-            if found == observer.identity(self._objects.place(digest)):
+            if not _is_regular(folder + name):
+                return f"output {name} is not a file"
+            if observer.identity(folder + name) == observer.identity(self._objects.place(digest)):
                 continue
             if observer.size(folder + name) != size or observer.digest(folder + name) != digest:
                 return f"output {name} was edited"
-        for name, place in content.links.items():
-            if observer.identity(folder + name) != observer.identity(place) or not os.path.islink(folder + name):
-                return f"output {name} is no link to {place}"
+        for name, outside in content.links.items():
+            if observer.identity(folder + name) != observer.identity(outside) or not os.path.islink(folder + name):
+                return f"output {name} is not a link to {outside}"
         for name, text in content.texts.items():
-            if not observer.signature(folder + name) or Path(folder + name).read_bytes() != text:
+            observer.signature(folder + name)
+            if not _is_regular(folder + name) or Path(folder + name).read_bytes() != text:
                 return f"output {name} is out of date"
         return None
 
@@ -64,23 +76,51 @@ class Outputs:
         new = space / "new"
         new.mkdir()
         for name, (digest, size) in content.files.items():
-            source, place = self._objects.path(digest), new / name
             if size >= LINKED_FROM_BYTES:
-                place_copy(source, place)
+                self._objects.placed(digest, new / name)
             else:
-                shutil.copyfile(source, place)
+                shutil.copyfile(self._objects.path(digest), new / name)
         for name, outside in content.links.items():
             (new / name).symlink_to(outside)
         for name, text in content.texts.items():
-            (new / name).write_bytes(text)
-        _swap(new, self.path(target))
+            files.write_whole(new / name, text, flush=False)
+        old = self.path(target)
+        try:
+            _swap(new, old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._swap_across_disks(new, old)
+
+    def _swap_across_disks(self, new: Path, old: Path) -> None:
+        """The same where outputs lie on another disk than workspaces: a copy beside the old folder, and then the exchange."""
+        beside = old.with_name(f".{old.name}.{secrets.token_hex(4)}")
+        try:
+            shutil.copytree(new, beside, symlinks=True)
+            _swap(beside, old)
+        finally:
+            self._objects.remove_folder(beside)
+
+    def remove(self, target: str) -> None:
+        """Show nothing for this target any more."""
+        if os.path.lexists(self.path(target)):
+            self._objects.remove_folder(self.path(target))
+
+    def copies(self) -> list[tuple[str, Path]]:
+        """(target, folder) of the copies that `publish` was making when its run was killed, or is making now."""
+        hidden = [entry for entry in files.entries(self.folder) if entry.name.startswith(".")]
+        return [(entry.name[1:].rpartition(".")[0], Path(entry.path)) for entry in hidden]
+
+
+def _is_regular(path: str) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _swap(new: Path, old: Path) -> None:
     """`new` stands at `old`'s place afterwards, and what stood there at `new`'s: one step on Linux and macOS."""
     if not os.path.lexists(old):
         try:
-            os.rename(new, old)
+            files.disk.rename(os.fspath(new), os.fspath(old))
             return
         except OSError:
             if not os.path.lexists(old):
@@ -95,6 +135,8 @@ def _swap(new: Path, old: Path) -> None:
         failed = library.renamex_np(*names, swap)
     else:
         failed = -1
+    if failed and ctypes.get_errno() == errno.EXDEV:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fspath(old))
     if failed:  # a file system that cannot exchange: two steps, with a moment in which the folder is away
         aside = new.with_name(f"{new.name}.old")
         os.rename(old, aside)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from buildsys.training.resuming import last_checkpoint
+from buildsys.training.resuming import resumed_from
 
 _AVERAGE = "average.pt"
 
@@ -22,7 +22,7 @@ class Averaging(TrainerCallback):
         self._average: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = last_checkpoint(Path(args.output_dir)) if state.global_step else None
+        checkpoint = resumed_from(Path(args.output_dir), state.global_step)
         if checkpoint is not None:
             self._average = torch.load(checkpoint / _AVERAGE, weights_only=True, map_location=self._named[0][1].device)
 

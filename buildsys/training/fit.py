@@ -100,6 +100,7 @@ def fit(
         trainer = _Trainer(
             loss,
             batches,
+            progress,
             model=model,
             args=given,
             train_dataset=batches,
@@ -112,8 +113,8 @@ def fit(
     started = time.monotonic()
     memory.restart()
     if given.process_index == 0:
-        remove_cut_off(progress.folder)  # the Trainer would count them among those to keep
-    checkpoint = last_checkpoint(progress.folder)
+        remove_cut_off(progress.folder, progress.marks)  # the Trainer would count them among those to keep
+    checkpoint = last_checkpoint(progress.folder, progress.marks)
     with memory.explained(_sizes(params, batches)):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     curve = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
@@ -161,9 +162,9 @@ def _sizes(params: Any, batches: Batches) -> list[tuple[str, str]]:
 
 
 class _Trainer(Trainer):
-    def __init__(self, loss: Loss, batches: Batches, **given: Any) -> None:
+    def __init__(self, loss: Loss, batches: Batches, progress: Progress, **given: Any) -> None:
         super().__init__(**given)
-        self._loss, self._batches, self._taken = loss, batches, 0
+        self._loss, self._batches, self._progress, self._taken = loss, batches, progress, 0
         self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulated gradients are averaged
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -188,7 +189,7 @@ class _Trainer(Trainer):
         facts = [("update", f"{update + 1} of {self.args.max_steps}"), ("loss", str(loss))]
         if numbers:
             facts.append(("rows, of those trained on", ", ".join(str(number + 1) for number in numbers)))
-        kept = "; the last checkpoint is kept" if last_checkpoint(Path(str(self.args.output_dir))) else ""
+        kept = "; the last checkpoint is kept" if last_checkpoint(self._progress.folder, self._progress.marks) else ""
         return BuildError("the loss is not finite", facts, f"look at these rows, lower learning_rate, or add warmup_steps{kept}")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -227,7 +228,7 @@ class _Watch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._progress.marks)
 
 
 def _only_item(items: list[Any]) -> Any:

@@ -26,7 +26,8 @@ def compiled(paths: Mapping[str, Any], params: Params, out: Path, progress: Prog
     folder = progress.folder
     plain = {role: [str(one) for one in given] if isinstance(given, list) else str(given) for role, given in paths.items()}
     request: dict[str, Any] = {"paths": plain, "params": params.model_dump(), "out": str(out), "folder": str(folder)}
-    request |= {"settings": dict(progress.settings), "worker": os.getpid()}
+    cache = None if progress.cache is None else str(progress.cache)
+    request |= {"settings": dict(progress.settings), "cache": cache, "worker": os.getpid()}
     (folder / _REQUEST).write_text(json.dumps(request))
     for name in (_FACTS, _ERROR):
         (folder / name).unlink(missing_ok=True)
@@ -84,7 +85,9 @@ def take_part(request: Path, made: Callable[..., Params]) -> None:
     paths = {role: [Path(one) for one in where] if isinstance(where, list) else Path(where) for role, where in given["paths"].items()}
     try:
         models.deterministic(params.seed, params.threads)
-        facts = compiler.compiled(paths, params, Path(given["out"]) if first else None, Progress(folder, say, given["settings"]))
+        cache = None if given["cache"] is None else Path(given["cache"])
+        progress = Progress(folder, say, given["settings"], cache)
+        facts = compiler.compiled(paths, params, Path(given["out"]) if first else None, progress)
     except BuildError as error:
         (folder / _ERROR).write_text(json.dumps({"headline": error.headline, "facts": error.facts, "hint": error.hint}))
         raise SystemExit(1) from error

@@ -7,40 +7,59 @@ import os
 import shutil
 from pathlib import Path
 
-from blake3 import blake3
+from buildsys import files
+from buildsys.marks import Marks
 
 _COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
+_KIND = "checkpoint"  # of a mark
 
 
-def seal(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk, then list the digests of its files: one without the list, or unlike it, was cut off."""
+def seal(checkpoint: Path, marks: Marks) -> None:
+    """Bring a checkpoint to the disk, then list the digests of its files, marked: one without the list, or unlike it, is not used."""
     digests = {}
     for file in sorted(checkpoint.iterdir()):
-        with open(file, "rb") as data:
-            os.fsync(data.fileno())
-        digests[file.name] = blake3(file.read_bytes()).hexdigest()
-    with open(checkpoint / _COMPLETE, "w") as listed:
-        json.dump(digests, listed)
-        listed.flush()
-        os.fsync(listed.fileno())
+        files.flush_file(file)
+        digests[file.name] = files.digest(file, follow=False)
+    text = json.dumps({"files": digests}).encode()
+    files.write_whole(checkpoint / _COMPLETE, marks.sealed(_KIND, _name(checkpoint), text), flush=True)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda place: -int(place.name.partition("-")[2]))
-    return next((place for place in found if _sealed(place)), None)
+def last_checkpoint(folder: Path, marks: Marks) -> Path | None:
+    """The newest checkpoint that is whole, and that a run of the same action under the same secret wrote."""
+    checkpoints = sorted(_checkpoints(folder), key=lambda path: -int(path.name.partition("-")[2]))
+    return next((checkpoint for checkpoint in checkpoints if _sealed(checkpoint, marks)), None)
 
 
-def remove_cut_off(folder: Path) -> None:
-    """Take away what a killed run left half-written."""
-    for place in folder.glob("checkpoint-*"):
-        if not _sealed(place):
-            shutil.rmtree(place, ignore_errors=True)
+def resumed_from(folder: Path, update: int) -> Path | None:
+    """The checkpoint that a run which begins at this update was resumed from; None for a run from the start."""
+    return folder / f"checkpoint-{update}" if update else None
 
 
-def _sealed(checkpoint: Path) -> bool:
+def remove_cut_off(folder: Path, marks: Marks) -> None:
+    """Take away what a killed run left half-written, and what somebody else put there."""
+    for checkpoint in _checkpoints(folder):
+        if not _sealed(checkpoint, marks):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal() and path.is_dir()]
+
+
+def _sealed(checkpoint: Path, marks: Marks) -> bool:
     try:
-        digests = json.loads((checkpoint / _COMPLETE).read_text())
-        return all(blake3((checkpoint / name).read_bytes()).hexdigest() == digest for name, digest in digests.items())
-    except (OSError, ValueError):
+        content = marks.content(_KIND, _name(checkpoint), files.read(checkpoint / _COMPLETE))
+        digests = {} if content is None else json.loads(content)["files"]
+        names = set(os.listdir(checkpoint)) - {_COMPLETE}
+        return (
+            content is not None
+            and names == set(digests)
+            and all(files.digest(checkpoint / name, follow=False) == digests[name] for name in names)
+        )
+    except OSError:
         return False
+
+
+def _name(checkpoint: Path) -> str:
+    """A checkpoint is one of its action: the folder that it stands in is named for the key."""
+    return f"{checkpoint.parent.name}/{checkpoint.name}"

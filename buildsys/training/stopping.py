@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from buildsys.errors import BuildError
-from buildsys.training.resuming import last_checkpoint
+from buildsys.training.resuming import resumed_from
 
 _BEST, _STATE = "best.pt", "stopping.json"
 
@@ -40,7 +40,7 @@ class EarlyStopping(TrainerCallback):
         self._best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        checkpoint = last_checkpoint(Path(args.output_dir)) if state.global_step else None
+        checkpoint = resumed_from(Path(args.output_dir), state.global_step)
         if checkpoint is None:
             self._evaluate(model, 0)
             return
