@@ -24,6 +24,7 @@ from buildsys.errors import BuildError, Interrupted, os_failure
 from buildsys.graph import Step, Target
 from buildsys.perform import Performer
 from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
+from buildsys.staging import Stage
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
 from buildsys.store.records import Artifact
@@ -105,7 +106,7 @@ class _Run:
         self.done: set[str] = set()
         self.history = cache.history.latest({*plan.selected, *(plan.graph.steps[name].target for name in plan.run)})
         self.workers = Workers(rules.preload([plan.graph.steps[name].rule for name in plan.run]))
-        self.performer = Performer(plan.graph, cache, observer, self.workers, self.artifacts)
+        self.performer = Performer(Stage(plan.graph, cache, observer, self.artifacts), cache, self.workers)
 
     def all(self, keep_going: bool) -> Outcome:
         for name in self.plan.selected:

@@ -7,32 +7,32 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from buildsys import files, machine, outside, rules
 from buildsys.errors import BuildError, os_failure
-from buildsys.graph import Folder, Graph, Step
+from buildsys.graph import Folder, Step
 from buildsys.measurements import FOLDER as MEASURED
 from buildsys.plan import Resolved
 from buildsys.staging import Stage, changed
 from buildsys.store.cache import Cache
 from buildsys.store.fresh import signature
-from buildsys.store.observe import Observer, racy
+from buildsys.store.observe import racy
 from buildsys.store.records import Artifact, Files
+from buildsys.training import resuming
 from buildsys.workers import Report, Request, Workers
 
 _TICK_SECONDS = 0.025  # longer than the step of a fine file clock
 
 
 class Performer:
-    """Makes artifacts for one build."""
+    """Makes artifacts from what a stage shows, and keeps them in a cache."""
 
-    def __init__(self, graph: Graph, cache: Cache, observer: Observer, workers: Workers, artifacts: Mapping[str, Artifact]) -> None:
-        self._cache, self._workers, self._observer = cache, workers, observer
-        self._stage = Stage(graph, cache, observer, artifacts)
+    def __init__(self, stage: Stage, cache: Cache, workers: Workers) -> None:
+        self._stage, self._cache, self._workers, self._observer = stage, cache, workers, stage.observer
 
     def perform(
         self, step: Step, resolved: Resolved, report: Report, waiting: Callable[[], None], *, forced: bool
@@ -80,7 +80,7 @@ class Performer:
                     raise changed(path)
             values = {name: json.loads((out / name).read_text()) for name in getattr(rule, "VALUES", ())}
             digests = facts.pop("digests", {})
-            facts |= {"seconds": round(time.monotonic() - started, 3), "machine": machine.description(), "versions": _versions()}
+            facts |= {"seconds": round(time.monotonic() - started, 3), "machine": machine.description(), "versions": versions()}
             facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
             self._cache.adopt(partial / MEASURED, replacing=forced)
             return self._cache.commit(action, out, self._references(step), values, facts, digests, flush=rule.FLUSH, replacing=forced)
@@ -112,7 +112,16 @@ class Performer:
 
 def refuse_foreign_training(step: Step, key: str, cache: Cache) -> None:
     """Raises BuildError where a step would train because the record of its result is not used: somebody should look first."""
-    if not rules.get(step.rule).FLUSH or key not in cache.records.refused:
+    if not rules.get(step.rule).FLUSH:
+        return
+    strange = resuming.foreign(cache.partial(key), cache.marks)
+    if strange:
+        raise BuildError(
+            f"{step.name} would be trained from the start: its checkpoint carries no mark of yours",
+            [("checkpoint", str(strange[0]))],
+            f"'build cache trust' adopts a cache that you trust; 'build --force {step.target}' trains from the start",
+        )
+    if key not in cache.records.refused:
         return
     why = {"foreign": "carries no mark of yours", "damaged": "is damaged", "newer": "is of a newer buildsys"}[cache.records.refused[key]]
     raise BuildError(
@@ -132,5 +141,6 @@ def _is_plain_tree(folder: Path) -> bool:
     return all(stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR) for path in paths)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the libraries that a result may depend on."""
     return {name: metadata.version(name) for name in ("torch", "transformers", "safetensors")}

@@ -66,6 +66,11 @@ class Plan:
         return not self.run and not any(self.targets[name].output for name in self.selected)
 
 
+def remade(plan: Plan) -> Plan:
+    """A plan in which every step of the selected targets runs, whatever its state."""
+    return replace(plan, run=tuple(step for name in plan.selected for step in plan.graph.targets[name].steps if step in plan.steps))
+
+
 def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -> Resolved:
     """The action of a step, given the artifacts of all steps that it needs. The one place where keys come from."""
     rule = rules.get(step.rule)

@@ -13,7 +13,7 @@ from buildsys import rules
 PACKAGE = Path(rules.__file__).parents[1]
 LAYERS = [
     ("cli",),
-    ("execute",),
+    ("execute", "reproduce"),
     ("forkserver", "perform"),
     ("workers", "staging", "permission"),
     ("plan", "preflight", "verdicts"),

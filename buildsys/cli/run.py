@@ -11,11 +11,11 @@ import traceback
 
 import click
 
-from buildsys.cli import commands, declaring, say, silence
+from buildsys.cli import caches, commands, declaring, say, silence
 from buildsys.cli.command_line import EXIT_CODE, command
 from buildsys.errors import BuildError, Interrupted, UsageError, nearest, os_failure
 
-_REGISTERED = (commands, declaring)  # by being imported
+_REGISTERED = (caches, commands, declaring)  # by being imported
 
 
 def run(arguments: list[str], seen: dict[str, bytes] | None = None) -> int:

@@ -237,10 +237,10 @@ class Cache:
     def notices(self) -> list[str]:
         """What has been met in this cache and is not used, a line each."""
         reasons = list(self.records.refused.values())
-        lines = [f"{_counted(reasons.count(why), 'record')} {text}" for why, text in _REFUSALS.items() if why in reasons]
+        numbers = {why: [_counted(reasons.count(why), "record")] if why in reasons else [] for why in _REFUSALS}
         if self.history.refused:
-            lines.append(f"{_counted(self.history.refused, 'line')} of history.jsonl {_REFUSALS['foreign']}")
-        return [f"cache/: {line}" for line in lines]
+            numbers["foreign"].append(f"{_counted(self.history.refused, 'line')} of history")
+        return [f"cache/: {' and '.join(parts)} {_REFUSALS[why]}" for why, parts in numbers.items() if parts]
 
     def _sweep(self) -> None:
         """What runs that were killed have left: workspaces, half-made outputs, locks that nobody holds."""

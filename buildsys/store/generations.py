@@ -45,8 +45,12 @@ class History:
 
     def add(self, generation: Generation) -> None:
         """Append a generation as it is."""
+        files.append(self.path, self.marked(generation))
+
+    def marked(self, generation: Generation) -> bytes:
+        """A generation as a line."""
         text = json.dumps({"format": FORMAT, **asdict(generation)}, separators=(",", ":")).encode()
-        files.append(self.path, self._marks().sealed(_KIND, "", text))
+        return self._marks().sealed(_KIND, "", text)
 
     def latest(self, targets: Collection[str]) -> dict[str, Generation]:
         """The last generation of each of these targets. A line that is not ours, or that a crash cut off, is passed over."""

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from buildsys import files
-from buildsys.marks import Marks
+from buildsys.marks import Marks, without_mark
 
 _COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
 _KIND = "checkpoint"  # of a mark
@@ -17,7 +17,7 @@ _KIND = "checkpoint"  # of a mark
 def seal(checkpoint: Path, marks: Marks) -> None:
     """Bring a checkpoint to the disk, then list the digests of its files, marked: one without the list, or unlike it, is not used."""
     digests = {}
-    for file in sorted(checkpoint.iterdir()):
+    for file in sorted(path for path in checkpoint.iterdir() if path.name != _COMPLETE):
         files.flush_file(file)
         digests[file.name] = files.digest(file, follow=False)
     text = json.dumps({"files": digests}).encode()
@@ -40,6 +40,23 @@ def remove_cut_off(folder: Path, marks: Marks) -> None:
     for checkpoint in _checkpoints(folder):
         if not _sealed(checkpoint, marks):
             shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def foreign(folder: Path, marks: Marks) -> list[Path]:
+    """Checkpoints that are whole as it seems, but under another secret, or none: not resumed from, and not to be lost unseen."""
+    whole = [path for path in _checkpoints(folder) if (path / _COMPLETE).is_file()]
+    return [path for path in whole if marks.content(_KIND, _name(path), files.read(path / _COMPLETE)) is None]
+
+
+def adopt(checkpoint: Path, marks: Marks) -> None:
+    """Seal a checkpoint that somebody else completed. Raises ValueError where its files are not those of its list."""
+    data = files.read(checkpoint / _COMPLETE)
+    listed = json.loads(without_mark(data) or data)
+    digests = listed.get("files", listed) if isinstance(listed, dict) else {}  # without a mark, the list was the whole file
+    names = set(os.listdir(checkpoint)) - {_COMPLETE}
+    if set(digests) != names or any(files.digest(checkpoint / name, follow=False) != digests[name] for name in names):
+        raise ValueError("its files are not those that it lists")
+    seal(checkpoint, marks)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -1,0 +1,155 @@
+"""The commands about the cache itself: is what it holds what it says, and who is believed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from buildsys import plan as planning
+from buildsys.cli import project as projects
+from buildsys.cli import say
+from buildsys.cli.command_line import EXIT_CODE, command, debug_option, folder_option, json_option, say_notices, show_data
+from buildsys.errors import BuildError, UsageError, aligned
+from buildsys.store import checking, secret, trusting
+from buildsys.store.cache import EARLIER, Cache
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+_MEANING = """\
+{number} in {cache} carry no mark of yours: another user, another machine or an
+earlier buildsys wrote them, or they were changed since.
+To trust them means: what they say was built from what is believed from now on.
+buildsys checks that their bytes are those that they name, not that a training
+gave these bytes: whoever wrote this cache decides what your builds use.
+"""
+
+
+class _Seldom:
+    """Says how far a long look has come, every few seconds."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing, self._said = doing, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            say(f"{self._doing}: {text}")
+
+    def of_step(self, step: str, text: str, share: float | None) -> None:
+        self(f"{step} · {text}")
+
+
+@command.command("check")
+@click.argument("target", required=False)
+@folder_option
+@json_option
+@debug_option
+def check(target: str | None, folder: str, as_json: bool, debug: bool) -> None:
+    """Hash everything in the cache again; with TARGET, make it again beside the cache and compare digests."""
+    project = projects.opened(folder, click.get_current_context().obj)
+    if target is not None:
+        _check_target(project, target, as_json)
+        return
+    findings = checking.check(project.cache, _Seldom("checking"))
+    plan = planning.make(project.graph, project.cache, project.cache.glance(), ("*",))
+    for name in plan.selected:
+        if plan.targets[name].output:
+            findings.problems.append((f"out/{name}", f"{plan.targets[name].output}: the next build puts it right"))
+    findings.checked["outputs"] = sum(plan.targets[name].state == "fresh" for name in plan.selected)
+    project.cache.stat_cache.save()
+    EXIT_CODE[0] = 1 if findings.problems else 0
+    counts = ", ".join(f"{number} {kind}" for kind, number in findings.checked.items())
+    lines = aligned(findings.problems, indent="")
+    number = len(findings.problems)
+    lines.append(f"{counts}: {_problems(number)}")
+    problems = [{"path": path, "problem": text} for path, text in findings.problems]
+    show_data({"exit": EXIT_CODE[0], "checked": findings.checked, "problems": problems}, lines, as_json)
+
+
+def _problems(number: int) -> str:
+    return f"{number} problem{'' if number == 1 else 's'}" if number else "all as they should be"
+
+
+def _check_target(project: projects.Project, pattern: str, as_json: bool) -> None:
+    from buildsys import permission, reproduce
+
+    plan = planning.make(project.graph, project.cache, project.observer, (pattern,))
+    say_notices(project)
+    permission.check(project.root, planning.remade(plan))
+    project.cache.prepare()
+    data: dict[str, Any] = {}
+    lines: list[str] = []
+    for name in plan.selected:
+        compared = reproduce.compare(plan, project.cache, project.observer, name, _Seldom(name).of_step)
+        data[name] = {step: {field: value for field, value in vars(one).items() if value} for step, one in compared.items()}
+        for step, one in compared.items():
+            lines.append(f"{step}: {one.state}{f'  {one.recorded[:16]}' if one.state == 'same' else ''}")
+            lines += aligned([(file, f"{old[:16] or 'none'} → {new[:16] or 'none'}") for file, (old, new) in (one.differs or {}).items()])
+            lines += aligned([("made on", one.made_on), ("made here", one.made_here)]) if one.state == "not comparable" else []
+    states = [one["state"] for steps in data.values() for one in steps.values()]
+    EXIT_CODE[0] = 1 if "different" in states or set(states) <= {"not built"} else 0
+    show_data({"exit": EXIT_CODE[0], "targets": data}, lines, as_json)
+
+
+@command.group("cache")
+def cache() -> None:
+    """Who is believed in this project's cache."""
+
+
+@cache.command("trust")
+@click.option("--secret", "file", default=None, metavar="FILE", help="Share this cache: mark and check with the secret in FILE.")
+@click.option("--secret-env", "variable", default=None, metavar="NAME", help="The same, with the secret in an environment variable.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@folder_option
+@json_option
+@debug_option
+def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_json: bool, debug: bool) -> None:
+    """Adopt what this cache says without a mark of yours, once, after saying what that means."""
+    path = projects.root(folder) / "cache"
+    if file is not None and variable is not None:
+        raise UsageError("--secret and --secret-env exclude each other", hint="a cache has one secret")
+    if not path.exists():
+        raise UsageError(f"{path} does not exist yet", hint="build something first")
+    Cache.open(path)
+    if file is not None or variable is not None:
+        secret.bind(path, file=Path(os.path.abspath(Path(folder) / file)) if file is not None else None, environment=variable)
+    store = Cache.open(path)
+    foreign = trusting.foreign(store)
+    earlier = (path / "FORMAT").exists() and (path / "FORMAT").read_text() == EARLIER
+    if not foreign.number() and not earlier:
+        show_data({"exit": 0, "adopted": {}, "left": []}, ["everything in cache/ carries your mark"], as_json)
+        return
+    say(_MEANING.format(number=_listed(foreign), cache=path).rstrip())
+    if not yes and not _agreed():
+        raise UsageError("nothing was adopted", hint="build cache trust --yes adopts without asking")
+    store.prepare()
+    adoption = trusting.adopt(store, foreign, _Seldom("adopting"))
+    lines = [f"adopted {', '.join(f'{number} {kind}' for kind, number in adoption.adopted.items() if number) or 'nothing'}"]
+    if adoption.left:
+        lines += ["left as they are, and not used:", *aligned(adoption.left)]
+    show_data({"exit": 0, "adopted": adoption.adopted, "left": adoption.left}, lines, as_json)
+
+
+def _listed(foreign: trusting.Foreign) -> str:
+    numbers = {
+        "records": len(foreign.records),
+        "measurements": len(foreign.measurements),
+        "lines of history": len(foreign.generations),
+        "checkpoints": len(foreign.checkpoints),
+    }
+    return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number) or "no records"
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return click.confirm("Trust them?", default=False, err=True)
+    except click.Abort as error:
+        raise BuildError("nothing was adopted") from error

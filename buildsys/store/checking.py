@@ -1,0 +1,63 @@
+"""`build check`: everything in a cache is read and hashed again. Sets damaged objects aside; changes nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from buildsys import measurements
+from buildsys.store import trusting
+from buildsys.store.cache import Cache
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class Findings:
+    """What was looked at, by kind, and (path inside the cache, what is wrong with it)."""
+
+    checked: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def check(cache: Cache, report: Report) -> Findings:
+    """Objects against their names; records, history and measurements against their marks; records against the objects that they name."""
+    findings = Findings()
+    digests = cache.objects.digests()
+    sizes = {digest: os.lstat(cache.objects.place(digest)).st_size for digest in digests}
+    done, total = 0, sum(sizes.values())
+    for digest in digests:
+        report(f"{done / (1 << 20):,.0f} of {total / (1 << 20):,.0f} MiB of objects")
+        if not cache.objects.verified(digest):
+            path = os.path.relpath(cache.objects.place(digest), cache.folder)
+            cache.objects.set_aside(digest)
+            findings.problems.append((path, "its bytes are not those of its name: set aside in cache/damaged"))
+        done += sizes[digest]
+    findings.checked["objects"] = len(digests)
+    report("records, history, measurements")
+    keys = cache.records.keys()
+    for key in keys:
+        artifact = cache.records.read(key)
+        path = os.path.relpath(cache.records.path(key), cache.folder)
+        if artifact is None:
+            findings.problems.append((path, _WORDS[cache.records.refused.get(key, "damaged")]))
+            continue
+        wrong = [name for name, (digest, size) in artifact.files.items() if digest in sizes and sizes[digest] != size]
+        findings.problems += [(path, f"it gives {name} another size than the object has") for name in wrong]
+    findings.checked["records"] = len(keys)
+    foreign = trusting.foreign(cache)
+    findings.problems += [(f"{measurements.FOLDER}/{name}", _WORDS["foreign"]) for name in foreign.measurements]
+    findings.problems += [(os.path.relpath(path, cache.folder), _WORDS["foreign"]) for path in foreign.checkpoints]
+    lines = cache.history.lines()
+    strange = set(foreign.generations)
+    findings.problems += [(f"{cache.history.path.name}:{n}", _WORDS["foreign"]) for n, line in enumerate(lines, 1) if line in strange]
+    findings.checked["generations"] = len(lines)
+    return findings
+
+
+_WORDS = {
+    "foreign": "it carries no mark of yours: written by somebody else, or damaged",
+    "damaged": "it is damaged",
+    "newer": "it is of a newer buildsys",
+}
