@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: venv lint test test-all bench
+.PHONY: venv lint test test-all bench faults soak
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -27,3 +27,12 @@ test-all: venv
 
 bench: venv
 	$(BIN)/python -m bench
+
+# Longer looks for what a test run has no time for: `make faults SECONDS=600`.
+SECONDS ?= 60
+
+faults: venv
+	$(BIN)/python -m tests.faults --seconds $(SECONDS)
+
+soak: venv
+	$(BIN)/python -m bench.soak --seconds $(SECONDS)

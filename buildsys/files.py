@@ -5,6 +5,7 @@ Owns how the cache touches the disk, not what it keeps there. `disk` is the seam
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -12,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,25 @@ class Disk:
 
     def unlink(self, path: str) -> None:
         os.unlink(path)
+
+    def copy(self, source: str, target: str) -> None:
+        shutil.copyfile(source, target)
+
+    def exchange(self, one: str, other: str) -> None:
+        """Each name stands for what the other stood for, in one step. Raises OSError where the system or the file system cannot."""
+        library = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(one), os.fsencode(other)
+        if sys.platform == "linux":
+            at_current_folder, exchange = -100, 2
+            failed = library.renameat2(at_current_folder, names[0], at_current_folder, names[1], exchange)
+        elif sys.platform == "darwin":
+            swap = 2
+            failed = library.renamex_np(*names, swap)
+        else:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if failed:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), other)
 
 
 disk = Disk()
@@ -215,7 +236,8 @@ def move(source: Path | str, target: Path | str) -> None:
     folder, name = os.path.split(target)
     part = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
     try:
-        shutil.copy2(source, part, follow_symlinks=False)
+        disk.copy(source, part)
+        shutil.copystat(source, part)
         flush_file(part)  # its original goes away
         disk.rename(part, target)
     except BaseException:

@@ -182,16 +182,17 @@ def test_a_link_inside_the_cache_is_neither_written_through_nor_believed(copy: P
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
     place.symlink_to(victim)
-    ran = copy.build("--force")
+    ran = copy.build()
     assert ran.code == 1
-    assert f"error: {place} is a link" in ran.stderr or f"{place} is a link\n" in ran.stderr
+    assert f"{place} is a link\n" in ran.stderr
+    copy.build("--force")  # which reads less, and writes more
     if kind == "folder":
         assert tree(victim) == {"file": b"mine"}
     elif kind == "file":
         assert victim.read_bytes() == before
     else:
         assert not victim.exists()
-    place.unlink()
+    place.unlink(missing_ok=True)
     if place.name == "FORMAT":
         place.write_text("buildsys cache 2\n")
     assert copy.build().code == 0

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import struct
 import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from buildsys import plan as planning
 from buildsys.errors import UsageError
 from buildsys.execute import execute
 from buildsys.graph import Step
+from buildsys.store.observe import racy
 from tests.graphs import Node, Silent, World, correct
 
 
@@ -193,6 +196,67 @@ def test_an_input_that_changes_while_it_is_read_fails_its_target(chain: World) -
         f"error: an input changed while it was read\n  input  {chain.root}/a.txt\nhint: build again"
     )
     assert chain.plan(["meddler"]).steps["meddler"].state == "stale"
+
+
+def test_an_input_that_is_edited_during_a_step_and_put_back_fails_its_target(chain: World) -> None:
+    """As by `git stash` and back: what the rule has read in between is nowhere to be seen."""
+    chain.nodes["meddler"] = Node(["a.txt"], suffix="restore")
+    outcome = chain.build(["meddler"])
+    assert (chain.root / "a.txt").read_text() == "hello"
+    assert str(outcome.targets["meddler"].error) == (
+        f"error: an input changed while it was read\n  input  {chain.root}/a.txt\nhint: build again"
+    )
+    assert chain.plan(["meddler"]).steps["meddler"].state == "stale"
+
+
+def test_an_input_that_is_touched_before_its_step_but_holds_what_was_planned_is_built(chain: World) -> None:
+    chain.write("a.txt", "howdy")
+    cache, graph = chain.cache(), chain.graph()
+    observer = cache.observer()
+    plan = planning.make(graph, cache, observer, ["first"])
+    chain.write("a.txt", "howdy")
+    assert execute(plan, cache, observer, Silent(), jobs=1, keep_going=False).count("built") == 1
+
+
+def test_an_input_that_changes_between_the_plan_and_its_step_fails_its_target(chain: World) -> None:
+    chain.write("a.txt", "hullo")
+    cache, graph = chain.cache(), chain.graph()
+    observer = cache.observer()
+    plan = planning.make(graph, cache, observer, ["first"])
+    chain.write("a.txt", "later")
+    outcome = execute(plan, cache, observer, Silent(), jobs=1, keep_going=False)
+    assert outcome.targets["first"].error.headline == "an input changed while it was read"  # type: ignore[union-attr]
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("modified", "changed", "seen", "is_racy"),
+    [
+        (5.5, 5.5, 5.505, True),  # younger than a step of the file clock
+        (5.5, 5.5, 5.6, False),
+        (1.5, 5.5, 5.505, True),  # its time of modification was put back
+        (1.5, 5.5, 5.6, False),
+        (5, 5, 6.5, True),  # a file system of whole seconds
+        (5, 5, 7.5, False),
+        (1, 5, 6.5, True),  # which keeps what it is told
+        (99.5, 5.5, 5.505, True),
+        (99.5, 5.5, 5.6, False),  # from the future: the time of change tells
+        (99.5, 99.5, 5.6, True),  # the clock itself went back
+    ],
+)
+def test_a_file_is_too_young_by_the_later_of_its_times(modified: float, changed: float, seen: float, is_racy: bool) -> None:
+    times = [int(one * SECOND) for one in (modified, changed)]
+    signature = struct.pack("<qqqqqQ", 0o100644, 1, *times, 7, 1)
+    assert racy(signature, int(seen * SECOND)) == is_racy
+
+
+def test_a_file_from_the_future_is_hashed_once(chain: World) -> None:
+    os.utime(chain.root / "a.txt", (4e9, 4e9))
+    time.sleep(0.03)
+    chain.plan()
+    assert str(chain.root / "a.txt") in (chain.root / "cache/stat.jsonl").read_text()
 
 
 def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hashed(chain: World) -> None:

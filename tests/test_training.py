@@ -315,6 +315,53 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(project
     assert not list(project.root.glob("cache/partial/*"))
 
 
+def killed_in_its_training(project: Project) -> list[Path]:
+    """The checkpoints of a training of vector-later that was killed with -9."""
+    build = subprocess.Popen([sys.executable, "-m", "buildsys", "-q", "vector-later"], cwd=project.root, start_new_session=True)
+    while not list(project.root.glob("cache/partial/*/checkpoint-*/complete")) and build.poll() is None:
+        time.sleep(0.002)
+    os.kill(build.pid, signal.SIGKILL)
+    build.wait()
+    kept = sorted(project.root.glob("cache/partial/*/checkpoint-*/complete"))
+    assert kept, "the training ended before it was killed"
+    return [path.parent for path in kept]
+
+
+@pytest.mark.slow
+def test_a_training_that_somebody_else_recorded_or_began_is_not_repeated_unseen(project: Project, tmp_path: Path) -> None:
+    """A cache that came with a clone: the build stops before it trains, and goes on once the cache is trusted."""
+    stranger = {"XDG_CONFIG_HOME": str(tmp_path / "stranger")}
+    declare(project, train="save_steps = 1")
+    assert project.build("base-tiny").code == 0
+    record = next(path for path in project.root.glob("cache/actions/*/*.json") if '"rule":"pretrain"' in path.read_text())
+    killed_in_its_training(project)
+    ran = project.build("vector-later", env=stranger)
+    assert ran.code == 1
+    assert ran.stderr.splitlines()[-3:] == [
+        "error: base-tiny would be trained again: the record of its result carries no mark of yours",
+        f"  record  {record}",
+        "hint: 'build cache trust' adopts a cache that you trust; 'build --force base-tiny' trains again",
+    ]
+    assert project.build("cache", "trust", "--yes", env=stranger).stdout.startswith("adopted 1 record, 1 generation, ")
+    assert project.build("vector-later", "--json", env=stranger).json()["targets"]["vector-later"]["state"] == "built"
+
+
+@pytest.mark.slow
+def test_a_training_does_not_go_on_from_a_checkpoint_without_a_mark(project: Project) -> None:
+    """It is not thrown away either: the build stops, and names it."""
+    declare(project, train="save_steps = 1")
+    assert project.build("base-tiny").code == 0
+    kept = killed_in_its_training(project)
+    for checkpoint in kept:
+        whole = (checkpoint / "complete").read_bytes()
+        (checkpoint / "complete").write_bytes(whole[:-1] + b" ")
+    ran = project.build("vector-later")
+    assert ran.code == 1
+    assert "vector-later would be trained from the start: its checkpoint carries no mark of yours" in ran.stderr
+    assert all(checkpoint.is_dir() for checkpoint in kept)
+    assert project.build("vector-later", "--force").code == 0
+
+
 def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(tmp_path: Path) -> None:
     from buildsys.marks import Marks
     from buildsys.training.resuming import last_checkpoint, seal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_jso
         raise UsageError("nothing was adopted", hint="build cache trust --yes adopts without asking")
     store.prepare()
     adoption = trusting.adopt(store, foreign, _Seldom("adopting"))
-    lines = [f"adopted {', '.join(f'{number} {kind}' for kind, number in adoption.adopted.items() if number) or 'nothing'}"]
+    lines = [f"adopted {_numbered(adoption.adopted) or 'nothing'}"]
     if adoption.left:
         lines += ["left as they are, and not used:", *aligned(adoption.left)]
     show_data({"exit": 0, "adopted": adoption.adopted, "left": adoption.left}, lines, as_json)
@@ -140,10 +141,15 @@ def _listed(foreign: trusting.Foreign) -> str:
     numbers = {
         "records": len(foreign.records),
         "measurements": len(foreign.measurements),
-        "lines of history": len(foreign.generations),
+        "generations": len(foreign.generations),
         "checkpoints": len(foreign.checkpoints),
     }
-    return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number) or "no records"
+    return _numbered(numbers) or "no records"
+
+
+def _numbered(numbers: Mapping[str, int]) -> str:
+    """As in "2 records, 1 generation": kinds are named in the plural."""
+    return ", ".join(f"{number} {kind if number != 1 else kind[:-1]}" for kind, number in numbers.items() if number)
 
 
 def _agreed() -> bool:

@@ -50,7 +50,8 @@ class Cache:
         path = folder / "FORMAT"
         try:
             listed = list(_entries(folder))
-            text = files.read(path).decode("utf-8", "replace") if path.exists() else None  # after the listing: a build writes it first
+            # after the listing, since a build writes it first
+            text = files.read(path).decode("utf-8", "replace") if os.path.lexists(path) else None
         except OSError as error:
             raise os_failure(error, f"{folder} cannot be read") from error
         names = {entry.name for entry in listed if not entry.name.startswith(".FORMAT.")}

@@ -115,7 +115,7 @@ class Objects:
                 if sealed:
                     self._seal(digest, signature(os.fspath(source)))
         except OSError:  # another disk, or no more links to one file
-            shutil.copyfile(source, target)
+            files.disk.copy(os.fspath(source), os.fspath(target))
 
     def remove_folder(self, folder: Path) -> None:
         """Take away a folder in which there may be links to objects, and keep the seals of these."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
 import shutil
 import stat
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +77,7 @@ class Outputs:
             if size >= LINKED_FROM_BYTES:
                 self._objects.placed(digest, new / name)
             else:
-                shutil.copyfile(self._objects.path(digest), new / name)
+                files.disk.copy(self._objects.place(digest), os.fspath(new / name))
         for name, outside in content.links.items():
             (new / name).symlink_to(outside)
         for name, text in content.texts.items():
@@ -96,7 +94,7 @@ class Outputs:
         """The same where outputs lie on another disk than workspaces: a copy beside the old folder, and then the exchange."""
         beside = old.with_name(f".{old.name}.{secrets.token_hex(4)}")
         try:
-            shutil.copytree(new, beside, symlinks=True)
+            shutil.copytree(new, beside, symlinks=True, copy_function=_copied)
             _swap(beside, old)
         finally:
             self._objects.remove_folder(beside)
@@ -112,12 +110,16 @@ class Outputs:
         return [(entry.name[1:].rpartition(".")[0], Path(entry.path)) for entry in hidden]
 
 
+def _copied(source: str, target: str) -> None:
+    files.disk.copy(source, target)
+
+
 def _is_regular(path: str) -> bool:
     return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _swap(new: Path, old: Path) -> None:
-    """`new` stands at `old`'s place afterwards, and what stood there at `new`'s: one step on Linux and macOS."""
+    """`new` stands at `old`'s place afterwards, and what stood there at `new`'s: one step where the file system can exchange names."""
     if not os.path.lexists(old):
         try:
             files.disk.rename(os.fspath(new), os.fspath(old))
@@ -125,20 +127,12 @@ def _swap(new: Path, old: Path) -> None:
         except OSError:
             if not os.path.lexists(old):
                 raise
-    library = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(new), os.fsencode(old)
-    if sys.platform == "linux":
-        at_cwd, exchange = -100, 2
-        failed = library.renameat2(at_cwd, names[0], at_cwd, names[1], exchange)
-    elif sys.platform == "darwin":
-        swap = 2
-        failed = library.renamex_np(*names, swap)
-    else:
-        failed = -1
-    if failed and ctypes.get_errno() == errno.EXDEV:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), os.fspath(old))
-    if failed:  # a file system that cannot exchange: two steps, with a moment in which the folder is away
-        aside = new.with_name(f"{new.name}.old")
-        os.rename(old, aside)
-        os.rename(new, old)
-        os.rename(aside, new)
+    try:
+        files.disk.exchange(os.fspath(new), os.fspath(old))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        aside = new.with_name(f"{new.name}.old")  # two steps, with a moment in which the folder is away
+        files.disk.rename(os.fspath(old), os.fspath(aside))
+        files.disk.rename(os.fspath(new), os.fspath(old))
+        files.disk.rename(os.fspath(aside), os.fspath(new))

@@ -33,6 +33,12 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
             progress(f"{progress.settings['name']} {line}")
     if params.suffix == "meddle":
         inputs["parts"][0].resolve().write_text("changed meanwhile")
+    if params.suffix == "restore":
+        file = inputs["parts"][0].resolve()
+        before, status = file.read_text(), file.stat()
+        file.write_text("changed meanwhile")
+        file.write_text(before)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     (out / "text").write_text(text)
     (out / "length").write_text(str(len(text)))
     return {"length": len(text)}
