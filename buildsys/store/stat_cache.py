@@ -32,7 +32,7 @@ class StatCache:
         self._lock = threading.Lock()
         self._rows: dict[tuple[str, str], tuple[bytes, str]] | None = None
         self._new: dict[tuple[str, str], tuple[bytes, str]] = {}
-        self._lines = 0
+        self._lines = 0  # that were read, and not yet written as one: at most once a process
 
     def get(self, name: str, kind: str) -> tuple[bytes, str] | None:
         """(signature, value) of a file."""
@@ -61,11 +61,10 @@ class StatCache:
             with suppress(OSError, BuildError):
                 if self._lines < _LINES_MAX:
                     files.append(self._path, self._line(new))
-                    self._lines += 1
                 else:
                     rows = {key: row for key, row in self._loaded().items() if not os.path.isabs(key[0]) or os.path.lexists(key[0])}
                     files.write_whole(self._path, self._line(rows) + b"\n", flush=False)
-                    self._lines = 1
+                    self._lines = 0
 
     def _line(self, rows: Mapping[tuple[str, str], tuple[bytes, str]]) -> bytes:
         listed = [(name, kind, signature.hex(), value) for (name, kind), (signature, value) in rows.items()]
