@@ -26,9 +26,10 @@ LAYERS = [
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
     ("hub", "measurements"),
+    ("configuration",),
     ("action", "errors", "machine", "progress"),
 ]
-NUMBERS = LAYERS[-3]
+NUMBERS = LAYERS[-4]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "numba", "transformers", "accelerate", "doit", "safetensors", "tokenizers", "numpy"}
 
