@@ -90,9 +90,11 @@ class Step:
     judges: bool = False
     notes: tuple[str, ...] = ()
 
-    def sources(self) -> Iterable[Source]:
-        for given in self.inputs.values():
-            yield from given if isinstance(given, tuple) else (given,)
+    def sources(self, role: str | None = None) -> Iterable[Source]:
+        """What the step reads, under one role or under all."""
+        for name, given in self.inputs.items():
+            if role in (None, name):
+                yield from given if isinstance(given, tuple) else (given,)
 
     def needs(self) -> list[str]:
         """Every step that has to be done before."""

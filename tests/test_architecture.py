@@ -137,11 +137,11 @@ SOURCES = {
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "e1b733286453890e"),
     "apart": (1, "a1f37ec208994654"),
-    "bisect": (1, "41be8434710609ea"),
+    "bisect": (1, "865dfd8f6e33f798"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "bcaa946902093fdb"),
     "dataset": (1, "891b52ad50204e43"),
-    "evaluate": (2, "333138898f97894c"),
+    "evaluate": (2, "aac18c4db3c2e5be"),
     "extract": (2, "85f885636144b3e7"),
     "icl": (1, "298dd2bf17277155"),
     "judge": (2, "ea13da5c7bded427"),
@@ -151,9 +151,9 @@ SOURCES = {
     "pretrain": (1, "a5a076577f671c22"),
     "reference": (2, "95cd154a9fd1fea8"),
     "samples": (1, "27b5c1385b4dcf2d"),
-    "search": (1, "ffabd579ece48304"),
+    "search": (1, "300a115e12eaebc5"),
     "train": (3, "338f9512d23702ab"),
-    "tune": (2, "93ed9487e5f8a289"),
+    "tune": (2, "2b2bf4d9147ae425"),
 }
 
 

@@ -40,7 +40,8 @@ def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *
     from buildsys import workers
     from buildsys.execute import execute  # doit, and through it much else: only where something may run
 
-    permission.check(project.root, plan)
+    permission.check(project.root, plan, project.observer)
+    permission.leave_out_modules(project.root)
     project.cache.prepare()
     project.observer.save()
     try:

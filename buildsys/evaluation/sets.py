@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -105,12 +104,7 @@ class EvaluationSet:
         made = ModuleType(f"judge_{module.replace('.', '_')}")
         made.__file__ = self.spec.files[0]
         sys.modules[made.__name__] = made  # dataclasses look their own module up
-        path, here = list(sys.path), {"", os.getcwd()}
-        sys.path[:] = [place for place in path if place not in here]  # what stands beside it is in no key
-        try:
-            exec(compile(self._files[0].read_bytes(), self.spec.files[0], "exec"), made.__dict__)
-        finally:
-            sys.path[:] = path
+        exec(compile(self._files[0].read_bytes(), self.spec.files[0], "exec"), made.__dict__)
         found: Callable[..., Sequence[float]] | None = getattr(made, function, None)
         if not callable(found):
             raise BuildError(f"judge '{self.spec.judge}' is no function of its file", [("file", self.spec.files[0])])

@@ -28,6 +28,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+CODE = "files"  # role of the user's files that may run: a judge's source, all files of a task
 MODELS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")  # what it takes to load a model
 
 
