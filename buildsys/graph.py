@@ -132,6 +132,7 @@ class Graph:
     default: tuple[str, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)  # the memory graph, and what in it does not fit the vectors
     misfits: tuple[str, ...] = ()
+    template_date: str = ""  # what the clock of chat templates shows, where no table says otherwise
 
     def selected(self, patterns: Iterable[str]) -> list[str]:
         """The targets that names and globs mean, in the file's order; all defaults for none.

@@ -15,7 +15,7 @@ import torch
 
 from buildsys.errors import BuildError
 from buildsys.evaluation import generate, harness, score
-from buildsys.examples import encode
+from buildsys.examples import encode, templates
 from buildsys.examples.rows import HELD_OUT_SHARE, Row, bucket, shape
 from buildsys.tensors import models
 
@@ -52,6 +52,7 @@ class EvaluationSet:
 
     def numbers(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What the model says to every row, as JSON. Raises BuildError for what is no finite number."""
+        templates.set_clock(self.spec.template_date)  # for a user's judge as well, who renders with the tokenizer that it is handed
         if self.spec.kind == "answers":
             room = models.context(model, self.spec.max_length)
             if not self._examples:

@@ -12,7 +12,7 @@ from buildsys.action import Digest
 from buildsys.evaluation.names import Kind
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Rendering, Strict
 
 if TYPE_CHECKING:
     from buildsys.evaluation.sets import EvaluationSet
@@ -27,6 +27,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
+RENDERS = "base"
 
 
 class Generate(Strict):
@@ -50,7 +51,7 @@ class Task(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Spec(Strict):
+class Spec(Rendering):
     """What is asked of a model on one set of rows; a metric is made of the answers later."""
 
     kind: Kind = "answers"
