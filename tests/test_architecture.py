@@ -138,11 +138,11 @@ SOURCES = {
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "32a52acc5a75e795"),
     "apart": (1, "b48c5db0f9dff7b2"),
-    "bisect": (1, "e9a2189da030d7cc"),
+    "bisect": (1, "ea75a32cd4e8016a"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "e88ef0ee32488368"),
     "dataset": (1, "3ef2938d0a0288dd"),
-    "evaluate": (2, "caee838d9801fd54"),
+    "evaluate": (2, "8f10d33a6840ae91"),
     "extract": (2, "85f885636144b3e7"),
     "icl": (1, "10226fe2872f0038"),
     "judge": (2, "ea13da5c7bded427"),
@@ -152,9 +152,9 @@ SOURCES = {
     "pretrain": (1, "1e54a37b12faeb42"),
     "reference": (2, "917f6a02c26ba521"),
     "samples": (1, "7b5cfb47a226ab77"),
-    "search": (1, "f1dd01045351cf0f"),
+    "search": (1, "afdd55bb6afad604"),
     "train": (3, "e0d2b8cd6cd031ab"),
-    "tune": (2, "08c32897c675ca4b"),
+    "tune": (2, "2fd16a3fdf6a4723"),
 }
 
 

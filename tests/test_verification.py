@@ -411,12 +411,12 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world,
     project.file("tasks/docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs[:39]))
     assert stale(project) == ["verified-later:rows", "verified-later"]
     project.file("tasks/seen.yaml").write_text(TASK.replace("docs.jsonl", str(project.root / "tasks/docs.jsonl")))
-    assert "line 6 of seen.yaml names a file outside 'tasks', which would be in no key" in project.build("status").stderr
+    assert "line 6 of seen.yaml names a file outside its folder, which would be in no key" in project.build("status").stderr
     project.file("tasks/seen.yaml").write_text(TASK)
     project.buildfile(text.replace('task = "seen"', 'task = "seem"'))
     ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 1
-    assert "lm_eval could not run task 'seem'" in ran.stderr
+    assert "error: verified-later: lm_eval has no task 'seem'\n" in ran.stderr
 
 
 def test_measurements_outlive_a_killed_action_and_are_believed_only_for_what_they_are_about(tmp_path: Path) -> None:

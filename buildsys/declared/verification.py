@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from buildsys import outside
 from buildsys.declared import provenance
 from buildsys.declared.reader import EvaluationSet, Inputs, Reader, Verified, Where
+from buildsys.evaluation import tasks
 from buildsys.evaluation.names import FALLING, FEWEST_ROWS, KINDS, SHARES
 from buildsys.graph import Output, Rows, Step, Target, Text, Value
 from buildsys.rules import search
@@ -57,9 +57,9 @@ def evaluation_set(
                 return None
             spec["files"] = sorted(named)
             for name in (name for name in named if name.endswith((".yaml", ".yml"))):
-                if (line := reader.observer.derived(named[name], "paths outside", _outside)) != "0":
-                    text = f"line {line} of {name} names a file outside '{given.lm_eval.include}', which would be in no key"
-                    reader.file.problem((*where, "lm_eval"), text, "put what a task reads into its folder")
+                if wrong := reader.observer.derived(named[name], "task definition", tasks.problem):
+                    line, _, text = wrong.partition(" ")
+                    reader.file.problem((*where, "lm_eval"), f"line {line} of {name} {text}", "put what a task reads into its folder")
             files = tuple(Text(named[name]) for name in spec["files"])
     return EvaluationSet(spec, {"metric": metric, "contains": given.texts(), "regex": given.regex or ""}, rows, files)
 
@@ -178,15 +178,6 @@ def control_set(
         provenance.apart(reader, where, rows, trained)
     shape = outside.parsed_rows(rows, reader.observer)["shape"] if rows is not None else ""
     return evaluation_set(reader, where, given, given.named("loss"), max_length, template_date, rows, shape)
-
-
-def _outside(path: str) -> str:
-    """The first line of a task's definition that names a file outside its folder, "0" where none does."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return next((str(at) for at, line in enumerate(file, 1) if _ELSEWHERE.search(line)), "0")
-
-
-_ELSEWHERE = re.compile(r"""(^\s*-?\s*(include|train|test|validation|data_files|data_dir|dataset_path)\s*:|!function)\s*["']?(/|~|\.\./)""")
 
 
 def _version(package: str) -> str:

@@ -29,7 +29,7 @@ from datetime import date, datetime
 from types import ModuleType
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 CODE = "files"  # role of the user's files that may run: a judge's source, all files of a task
 MODELS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")  # what it takes to load a model
@@ -55,9 +55,10 @@ def _day(text: str) -> str:
             return text
     except ValueError:
         pass
-    raise ValueError('is not a date from 1970 on, as "2026-01-31"')
+    raise ValueError(f"template_date is '{text}', expected a date from 1970 on, as \"2026-01-31\"")
 
 
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Day = Annotated[str, BeforeValidator(_iso), AfterValidator(_day)]
 
 

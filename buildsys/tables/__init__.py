@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from buildsys.rules import Day, Strict, icl, pretrain, train
-from buildsys.tables.types import Commit, Finite, Positive, shape
+from buildsys.rules import Commit, Day, Strict, icl, pretrain, train
+from buildsys.tables.types import Finite, Positive, shape
 from buildsys.tables.verify import Checks, Tune, Verify
 
 
