@@ -24,6 +24,7 @@ from buildsys.errors import BuildError, Interrupted, os_failure
 from buildsys.graph import Step, Target
 from buildsys.perform import Performer
 from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
+from buildsys.rendering import Rendering
 from buildsys.staging import Stage
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
@@ -95,6 +96,7 @@ class _Run:
 
     def __init__(self, plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, jobs: int) -> None:
         self.plan, self.cache, self.observer, self.watcher = plan, cache, observer, watcher
+        self.rendering = Rendering(plan.graph, cache, observer)
         self.jobs = jobs
         self.inside = frozenset(plan.run)
         self.resolved: dict[str, Resolved] = {name: one.resolved for name, one in plan.steps.items() if one.resolved}
@@ -128,7 +130,7 @@ class _Run:
     def up_to_date(self, name: str) -> bool:
         """True where the step's artifact is there already, given what its inputs came out as."""
         step = self.plan.graph.steps[name]
-        resolved = resolve(step, self.artifacts, self.observer)
+        resolved = resolve(step, self.artifacts, self.rendering)
         self.resolved[name] = resolved
         if name in self.plan.forced:
             return False

@@ -90,9 +90,11 @@ class Step:
     judges: bool = False
     notes: tuple[str, ...] = ()
 
-    def sources(self) -> Iterable[Source]:
-        for given in self.inputs.values():
-            yield from given if isinstance(given, tuple) else (given,)
+    def sources(self, role: str | None = None) -> Iterable[Source]:
+        """What the step reads, under one role or under all."""
+        for name, given in self.inputs.items():
+            if role in (None, name):
+                yield from given if isinstance(given, tuple) else (given,)
 
     def needs(self) -> list[str]:
         """Every step that has to be done before."""
@@ -130,6 +132,7 @@ class Graph:
     default: tuple[str, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)  # the memory graph, and what in it does not fit the vectors
     misfits: tuple[str, ...] = ()
+    template_date: str = ""  # what the clock of chat templates shows, where no table says otherwise
 
     def selected(self, patterns: Iterable[str]) -> list[str]:
         """The targets that names and globs mean, in the file's order; all defaults for none.

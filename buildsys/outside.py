@@ -60,6 +60,18 @@ def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
     return {"digest": found, "shape": shape, "number": number}
 
 
+def hold_conversations(source: Rows, observer: Observer) -> bool:
+    """True where a row is made of messages, which go through a chat template."""
+
+    def compute(path: str) -> str:
+        return "".join("messages" for row in picked_rows(source) if rows.is_conversation(row))[:1]
+
+    try:
+        return bool(observer.derived(source.path, f"conversations {source.part}{_of(source)}", compute))
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+
+
 def row_digests(source: Rows, observer: Observer) -> list[tuple[str, str]]:
     """Short digests of each row, in order: of what it asks and answers, whatever it rejects, and of all of it."""
 

@@ -1,57 +1,117 @@
-"""Which projects may run code of their own: a judge, a task's functions. Kept with the user, never in the project."""
+"""Which files of a project may run: a judge, the files of a task. Trusts their bytes, and keeps what it trusts with the user."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from buildsys.errors import UsageError, os_failure
-from buildsys.graph import Step, Text
+import buildsys
+from buildsys import configuration, outside
+from buildsys.action import Digest
+from buildsys.errors import UsageError
+from buildsys.graph import Graph, Step, Text
 from buildsys.plan import Plan
+from buildsys.rules import CODE
+from buildsys.store.observe import Observer
+
+FILE = "allowed.json"
+FORMAT = 2  # 1 was a list of folders, whatever was in them
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 10  # files that an error names
+
+Digests = dict[str, Digest]  # path relative to the project -> digest
 
 
-def check(root: Path, plan: Plan) -> None:
-    """Raises UsageError where a step that has to run would run code of a project that its user has not allowed to."""
-    code = sorted({path for name in plan.run for path in _code(plan.graph.steps[name])})
-    if code and not allowed(root):
-        rows = [("file", os.path.relpath(path, root)) for path in code[:10]]
-        rows += [("", f"… and {len(code) - 10} more")] if len(code) > 10 else []
-        raise UsageError(f"{root} may not run code of its own", rows, "read the files, then: build allow")
+def check(root: Path, plan: Plan, observer: Observer) -> None:
+    """Raises UsageError where a step that has to run would run a file of the project that its user has not allowed as it is now."""
+    asked = digests(root, (plan.graph.steps[name] for name in plan.run), observer)
+    if not asked:
+        return
+    projects, problem = _read()
+    known = projects.get(_name(root), {})
+    if all(known.get(name) == digest for name, digest in asked.items()):
+        return
+    rows = [("note", problem)] if problem else []
+    hint = "read the files, then: build allow"
+    if not known:
+        raise UsageError(f"{root} may not run code of its own", rows + _named(("file", name) for name in asked), hint)
+    changed = [("changed" if name in known else "new", name) for name in asked if known.get(name) != asked[name]]
+    gone = [("gone", name) for name in sorted(known.keys() - digests(root, plan.graph.steps.values(), observer).keys())]
+    raise UsageError(f"code of {root} is not what was allowed to run", rows + _named([*changed, *gone]), hint)
 
 
-def allowed(root: Path) -> bool:
-    return str(root.resolve()) in _read()
+def digests(root: Path, steps: Iterable[Step], observer: Observer) -> Digests:
+    """Every file that these steps would run, as it is now. Raises UsageError for one that cannot be read."""
+    sources = {source for step in steps for source in step.sources(CODE) if isinstance(source, Text)}
+    return {os.path.relpath(source.path, root): outside.digest(source, observer) for source in sorted(sources, key=lambda one: one.path)}
 
 
-def allow(root: Path, yes: bool) -> None:
-    """Let a project run its code from now on, or no longer."""
-    found = set(_read())
-    found = found | {str(root.resolve())} if yes else found - {str(root.resolve())}
-    place = _place()
+def allow(root: Path, graph: Graph, observer: Observer) -> list[str]:
+    """Let a project run the files of its own that its steps name, as they are now; returns their names."""
+    asked = digests(root, graph.steps.values(), observer)
+    _write(root, asked)
+    return list(asked)
+
+
+def revoke(root: Path) -> None:
+    """Let a project run no code of its own any more."""
+    _write(root, {})
+
+
+def leave_out_modules(root: Path) -> None:
+    """Keep modules of a project from being imported, here and in workers: what a judge imports from beside it would be in no key.
+
+    An environment inside the project, and the place of this program, stay.
+    """
+    own = [Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve(), Path(buildsys.__file__).resolve().parents[1]]
+    inside = root.resolve()
+
+    def is_of_the_project(entry: str) -> bool:
+        path = Path(entry or os.curdir).resolve()
+        return path.is_relative_to(inside) and not any(path.is_relative_to(place) and place != inside for place in own)
+
+    sys.path[:] = [entry for entry in sys.path if not is_of_the_project(entry)]
+
+
+def _named(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    rows = list(rows)
+    return rows[:_SHOWN] + ([("", f"… and {len(rows) - _SHOWN} more")] if len(rows) > _SHOWN else [])
+
+
+def _name(root: Path) -> str:
+    return str(root.resolve())
+
+
+def _write(root: Path, asked: Digests) -> None:
+    projects, _ = _read()
+    projects.pop(_name(root), None)
+    if asked:
+        projects[_name(root)] = asked
+    configuration.write(FILE, json.dumps({"format": FORMAT, "projects": projects}, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _read() -> tuple[dict[str, Digests], str]:
+    """(project -> the files it may run, why what was recorded is not believed)."""
+    data = configuration.read(FILE)
+    if data is None:
+        return {}, ""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        being_written = place.with_name(f"{place.name}.{os.getpid()}")
-        being_written.write_text(json.dumps(sorted(found), indent=1) + "\n")
-        being_written.replace(place)
-    except OSError as error:
-        raise os_failure(error, f"{place} could not be written") from error
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, list):
+        return {}, f"{FILE} is of an earlier version, which allowed folders, not files"
+    if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
+        return {}, f"{FILE} is of a later version"
+    projects = document.get("projects") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if not isinstance(projects, dict) or not all(isinstance(files, dict) and _are_digests(files) for files in projects.values()):
+        return {}, f"{FILE} is damaged"
+    return projects, ""
 
 
-def _code(step: Step) -> list[Path]:
-    given = step.inputs.get("files", ())
-    sources = given if isinstance(given, tuple) else (given,)
-    return [one.path for one in sources if isinstance(one, Text)]  # a task's templates and YAML tags run code as well as a judge does
-
-
-def _place() -> Path:
-    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return Path(folder) / "buildsys" / "allowed.json"
-
-
-def _read() -> list[str]:
-    try:
-        found = json.loads(_place().read_text())
-    except (OSError, ValueError):
-        return []
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+def _are_digests(files: dict[str, object]) -> bool:
+    return all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in files.values())

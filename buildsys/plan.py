@@ -10,6 +10,7 @@ from typing import Any, Literal
 from buildsys import action, card, outside, rules
 from buildsys.action import Action, Digest
 from buildsys.graph import MODEL_CARD, Folder, Graph, Output, Source, Step, Target, Value
+from buildsys.rendering import Rendering
 from buildsys.store import generations
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
@@ -71,14 +72,15 @@ def remade(plan: Plan) -> Plan:
     return replace(plan, run=tuple(step for name in plan.selected for step in plan.graph.targets[name].steps if step in plan.steps))
 
 
-def resolve(step: Step, artifacts: Mapping[str, Artifact], observer: Observer) -> Resolved:
+def resolve(step: Step, artifacts: Mapping[str, Artifact], rendering: Rendering) -> Resolved:
     """The action of a step, given the artifacts of all steps that it needs. The one place where keys come from."""
-    rule = rules.get(step.rule)
+    rule, observer = rules.get(step.rule), rendering.observer
     inputs = {
         role: [_digest(one, artifacts, observer) for one in given] if isinstance(given, tuple) else _digest(given, artifacts, observer)
         for role, given in step.inputs.items()
     }
-    parameters = {name: _value(value, artifacts) for name, value in step.parameters.items()}
+    given = rendering.parameters(step, step.parameters, artifacts)
+    parameters = {name: _value(value, artifacts) for name, value in given.items()}
     labels = {name: list(entries) for name, entries in step.labels.items()}
     order = None
     if hasattr(rule, "SORTED"):
@@ -131,10 +133,11 @@ def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str]
     selected = graph.selected(patterns)
     needed = graph.needed(selected)
     forced = frozenset(step for name in selected for step in graph.targets[name].steps) if force else frozenset()
+    rendering = Rendering(graph, cache, observer)
     steps: dict[str, StepPlan] = {}
     artifacts: dict[str, Artifact] = {}
     for name in needed:
-        steps[name] = _step(graph.steps[name], steps, artifacts, cache, observer, name in forced)
+        steps[name] = _step(graph.steps[name], steps, artifacts, cache, rendering, name in forced)
         artifact = steps[name].artifact
         if artifact is not None and steps[name].state in ("fresh", "absent"):
             artifacts[name] = artifact
@@ -154,7 +157,7 @@ def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str]
 
 
 def _step(
-    step: Step, steps: Mapping[str, StepPlan], artifacts: Mapping[str, Artifact], cache: Cache, observer: Observer, forced: bool
+    step: Step, steps: Mapping[str, StepPlan], artifacts: Mapping[str, Artifact], cache: Cache, rendering: Rendering, forced: bool
 ) -> StepPlan:
     blocked = [name for name in step.needs() if name not in artifacts]
     if blocked:
@@ -162,7 +165,8 @@ def _step(
         state: State = "skipped" if failed else "unknown"
         how = "failed" if failed else "is not fresh"
         return StepPlan(state, reasons=tuple(f"{name} {how}" for name in (failed or blocked)))
-    resolved = resolve(step, artifacts, observer)
+    observer = rendering.observer
+    resolved = resolve(step, artifacts, rendering)
     if forced:
         return StepPlan("stale", resolved, reasons=("forced",))
     artifact, problem = cache.usable(resolved.key, observer)

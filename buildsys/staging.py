@@ -1,13 +1,14 @@
-"""Artifacts and the user's files as a rule reads them: links in a folder, one for each role. Knows steps and the store."""
+"""Artifacts and the user's files as a rule reads them: links in a folder, copies of what may run. Knows steps and the store."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildsys import outside, rules
+from buildsys import files, outside, rules
 from buildsys.action import Digest
 from buildsys.errors import BuildError
 from buildsys.examples import rows
@@ -37,13 +38,15 @@ class Stage:
             digests = resolved.action.inputs[role]
             if isinstance(given, tuple):
                 order = resolved.order if role in is_sorted and resolved.order else range(len(given))
-                paths[role] = [self._one(given[position], digests[at], folder / f"{role}-{at:05}") for at, position in enumerate(order)]
+                paths[role] = [
+                    self._one(role, given[position], digests[at], folder / f"{role}-{at:05}") for at, position in enumerate(order)
+                ]
             else:
                 assert isinstance(digests, str)
-                paths[role] = self._one(given, digests, folder / role)
+                paths[role] = self._one(role, given, digests, folder / role)
         return paths
 
-    def _one(self, source: Source, digest: Digest, place: Path) -> Path:
+    def _one(self, role: str, source: Source, digest: Digest, place: Path) -> Path:
         if isinstance(source, Output):
             self.artifact(self.graph.steps[source.step], place)
         elif isinstance(source, Rows):
@@ -53,6 +56,10 @@ class Stage:
             place.write_bytes(rows.serialised(picked))
         elif isinstance(source, Folder):
             return source.path  # as it stands, so that an error names the user's own file
+        elif role == rules.CODE:  # what runs is what was hashed and allowed, whatever becomes of the user's file meanwhile
+            shutil.copyfile(source.path, place)
+            if files.digest(place) != digest:
+                raise changed(source.path)
         else:
             place.symlink_to(source.path)
         return place

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from buildsys.tensors.checkpoints import Checkpoint
 from tests.checkpoints import CONFIG, checkpoint
 from tests.conftest import Project
+from tests.hub import listed
 
 BUILDFILE = """
 [base.one]
@@ -197,7 +198,7 @@ def test_what_we_write_others_read(tmp_path: Path) -> None:
 def test_a_pinned_revision_comes_from_the_hubs_cache_without_a_network(declared: Project) -> None:
     commit = "c" * 40
     hub = declared.root / "hub"
-    snapshot = checkpoint(hub / "models--org--name" / "snapshots" / commit, {"a": [7, 7], "b": [7]})
+    snapshot = listed(checkpoint(hub / "models--org--name" / "snapshots" / commit, {"a": [7, 7], "b": [7]}))
     declared.buildfile(BUILDFILE.replace('path = "one"', f'hub = "org/name"\nrevision = "{commit}"'))
     ran = declared.build("base-one", env={"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"})
     assert ran.code == 0, ran.stderr

@@ -21,6 +21,7 @@ from buildsys.training import arguments
 from tests import test_training
 from tests.checkpoints import tiny
 from tests.conftest import Project
+from tests.hub import listed
 from tests.test_training import rows
 
 
@@ -554,6 +555,7 @@ def fetched(built: Project) -> dict[str, str]:
     lines = rows(120).splitlines(keepends=True)
     (data / "0.jsonl").write_text("".join(lines[:50]))
     (data / "1.jsonl").write_text("".join(lines[50:]))
+    listed(data.parent)
     text = (built.root / "Buildfile.toml").read_text()
     built.buildfile(text.replace('examples = "rows.jsonl"', HUB.replace("COMMIT", commit)))
     return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}

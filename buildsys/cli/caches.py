@@ -82,7 +82,8 @@ def _check_target(project: projects.Project, pattern: str, as_json: bool) -> Non
 
     plan = planning.make(project.graph, project.cache, project.observer, (pattern,))
     say_notices(project)
-    permission.check(project.root, planning.remade(plan))
+    permission.check(project.root, planning.remade(plan), project.observer)
+    permission.leave_out_modules(project.root)
     project.cache.prepare()
     data: dict[str, Any] = {}
     lines: list[str] = []

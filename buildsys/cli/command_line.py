@@ -42,7 +42,8 @@ def executed(project: projects.Project, plan: planning.Plan, jobs: int | None, *
     from buildsys.execute import execute  # doit, and through it much else: only where something may run
     from buildsys.perform import refuse_foreign_training
 
-    permission.check(project.root, plan)
+    permission.check(project.root, plan, project.observer)
+    permission.leave_out_modules(project.root)
     for name in plan.run:
         resolved = plan.steps[name].resolved
         if resolved is not None and name not in plan.forced:

@@ -155,7 +155,7 @@ def sample(
         raise BuildError(f"{name} is not built as the Buildfile says", [("state", plan.targets[name].state)], f"build {name}")
     from buildsys.evaluation.generate import continuation
 
-    text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed)
+    text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed, project.graph.template_date)
     show_data({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json)
 
 

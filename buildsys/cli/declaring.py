@@ -27,10 +27,19 @@ from buildsys.cli.command_line import (
 @folder_option
 @debug_option
 def allow(revoke: bool, folder: str, debug: bool) -> None:
-    """Let this project run code of its own: judges, and functions of lm_eval tasks."""
+    """Let this project run code of its own as it is now: judges, and the files of lm_eval tasks. Changed files ask again."""
     root = projects.root(folder)
-    permission.allow(root, not revoke)
-    print(f"{root} may {'no longer ' if revoke else ''}run code of its own")
+    if revoke:
+        permission.revoke(root)
+        print(f"{root} may no longer run code of its own")
+        return
+    project = projects.opened(folder, click.get_current_context().obj)
+    names = permission.allow(root, project.graph, project.observer)
+    print("\n".join([*(f"  {name}" for name in names), f"{root} may run {_number(names)} of its own"]))
+
+
+def _number(files: list[str]) -> str:
+    return "these files" if len(files) > 1 else "this file" if files else "no code: no target names any"
 
 
 @command.command("graph")

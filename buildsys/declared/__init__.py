@@ -53,7 +53,8 @@ def graph(file: Buildfile, observer: Observer) -> Graph:
     file.check()
     if reader.later:
         raise reader.later[0]
-    return ordered(reader.root, _after_checks(reader), reader.targets, file.build.default, reader.nodes, misfits)
+    found = ordered(reader.root, _after_checks(reader), reader.targets, file.build.default, reader.nodes, misfits)
+    return replace(found, template_date=file.build.template_date)
 
 
 def _after_checks(reader: Reader) -> list[Step]:

@@ -23,6 +23,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
     steering = set(Steering.model_fields)
     parameters = train.model_dump(exclude={"keep", "seed", "store", "store_density"} | steering)
     parameters["seed"] = reader.file.build.seed if train.seed is None else train.seed
+    parameters["template_date"] = train.template_date or reader.file.build.template_date
     inputs: Inputs = {"base": Output(base), "examples": examples}
     parameters |= {"keep_weight": 1.0, "keep_batch_size": None, "keep_window": None}
     if train.keep is not None:
@@ -35,7 +36,7 @@ def add(reader: Reader, name: str, given: Behavior) -> None:
         reader.file.problem((*where, "train"), text)
     exact = exactly(vector, train.store)
     if train.objective == "dpo":
-        measured = {"max_length": train.max_length, "threads": train.threads}
+        measured = {name: parameters[name] for name in ("max_length", "threads", "template_date")}
         reference = f"{vector}:reference"
         reader.add(Step(reference, vector, "reference", measured, {"base": inputs["base"], "rows": examples}))
         inputs["reference"] = Output(reference)

@@ -117,7 +117,7 @@ def _controls(reader: Reader, where: Where, given: Checks, members: Sequence[Mem
     """Every control set of the checks and of the vectors, each once, by a name of its own."""
     found: dict[str, ControlSet] = {}
     for name, table in given.controls().items():
-        asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, seen)
+        asked = verification.control_set(reader, (*where, "checks", "control"), table, _MAX_LENGTH, reader.file.build.template_date, seen)
         if asked is not None:
             found[name] = ControlSet(name, asked, 1, table.max_forgetting, table.min_metric)
     for one in members:
@@ -180,7 +180,7 @@ def tuned(
     specs = [reader.verified[part.label].own.spec for part in parts if part.label in reader.verified]
     lengths = [spec["max_length"] for spec in specs if "max_length" in spec] or [_MAX_LENGTH]
     parameters |= recipe | {"start": [part.coefficient for part in parts], "behaviours": behaviours, "max_forgetting": limit}
-    parameters["max_length"] = max(lengths)
+    parameters |= {"max_length": max(lengths), "template_date": reader.file.build.template_date}
     inputs: Inputs = {"base": Output(base), "vectors": tuple(Output(part.step) for part in parts), "rows": tuple(sources)}
     files = [reader.rows((*at, "control"), path, "all") for path in given.tune.files()]
     reader.tuned[target] = [*sources, *(one for one in files if one is not None)]

@@ -44,6 +44,7 @@ def _shown(reader: Reader, step: str, target: str, given: Vector, base: str | No
         return []
     parameters = given.icl.model_dump(exclude={"examples", "seed"})
     parameters["seed"] = reader.file.build.seed if given.icl.seed is None else given.icl.seed
+    parameters["template_date"] = given.icl.template_date or reader.file.build.template_date
     reader.add(Step(step, target, "icl", parameters, {"base": Output(base), "examples": examples}))
     return [step]
 

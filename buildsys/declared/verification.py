@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from buildsys import outside
 from buildsys.declared import provenance
 from buildsys.declared.reader import EvaluationSet, Inputs, Reader, Verified, Where
+from buildsys.evaluation import tasks
 from buildsys.evaluation.names import FALLING, FEWEST_ROWS, KINDS, SHARES
 from buildsys.graph import Output, Rows, Step, Target, Text, Value
 from buildsys.rules import search
@@ -18,7 +18,7 @@ from buildsys.tables.verify import Control, Measure, Verify
 
 
 def evaluation_set(
-    reader: Reader, where: Where, given: Measure, metric: str, max_length: int, rows: Rows | Output | None, shape: str
+    reader: Reader, where: Where, given: Measure, metric: str, max_length: int, template_date: str, rows: Rows | Output | None, shape: str
 ) -> EvaluationSet | None:
     """The set that a table describes; None where something is wrong with it, which is reported.
 
@@ -30,7 +30,7 @@ def evaluation_set(
         reader.file.problem((*where, "metric"), text)
     if kind == "generations" and shape == "text":
         reader.file.problem((*where, "metric"), f"metric '{metric}' needs prompts; {_named(reader, rows)} has text rows")
-    spec: dict[str, Any] = {"kind": kind, "files": []}
+    spec: dict[str, Any] = {"kind": kind, "files": [], "template_date": template_date}
     files: tuple[Text, ...] = ()
     if kind == "answers":
         spec["max_length"] = max_length
@@ -57,9 +57,9 @@ def evaluation_set(
                 return None
             spec["files"] = sorted(named)
             for name in (name for name in named if name.endswith((".yaml", ".yml"))):
-                if (line := reader.observer.derived(named[name], "paths outside", _outside)) != "0":
-                    text = f"line {line} of {name} names a file outside '{given.lm_eval.include}', which would be in no key"
-                    reader.file.problem((*where, "lm_eval"), text, "put what a task reads into its folder")
+                if wrong := reader.observer.derived(named[name], "task definition", tasks.problem):
+                    line, _, text = wrong.partition(" ")
+                    reader.file.problem((*where, "lm_eval"), f"line {line} of {name} {text}", "put what a task reads into its folder")
             files = tuple(Text(named[name]) for name in spec["files"])
     return EvaluationSet(spec, {"metric": metric, "contains": given.texts(), "regex": given.regex or ""}, rows, files)
 
@@ -91,8 +91,10 @@ def add(
         if number < 2 * FEWEST_ROWS:
             hint = f"give at least {4 * FEWEST_ROWS}: a coefficient is chosen on one half and judged on the other"
             reader.file.problem((*at, "rows"), f"{number} rows to verify on are too few for any interval", hint)
-    own = evaluation_set(reader, at, verify, metric, verify.max_length, rows, shape)
-    sets = [own, *(control_set(reader, (*at, "control"), control, verify.max_length, trained) for control in verify.controls().values())]
+    date = verify.template_date or reader.file.build.template_date
+    own = evaluation_set(reader, at, verify, metric, verify.max_length, date, rows, shape)
+    tables = verify.controls().values()
+    sets = [own, *(control_set(reader, (*at, "control"), control, verify.max_length, date, trained) for control in tables)]
     if any(one is None for one in sets):
         return
     known = [one for one in sets if one is not None]
@@ -159,7 +161,9 @@ def _coefficients(
     return Value(step, "coefficients.json", "coefficients")
 
 
-def control_set(reader: Reader, where: Where, given: Control, max_length: int, trained: Sequence[Rows | Output]) -> EvaluationSet | None:
+def control_set(
+    reader: Reader, where: Where, given: Control, max_length: int, template_date: str, trained: Sequence[Rows | Output]
+) -> EvaluationSet | None:
     """A control set as a table gives it."""
     if given.min_metric is not None and given.named("loss") in FALLING:
         reader.file.problem(where, f"of '{given.named('loss')}' less is better, so min_metric means nothing", "max_forgetting is its gate")
@@ -173,16 +177,7 @@ def control_set(reader: Reader, where: Where, given: Control, max_length: int, t
         provenance.distinct(reader, where, rows)
         provenance.apart(reader, where, rows, trained)
     shape = outside.parsed_rows(rows, reader.observer)["shape"] if rows is not None else ""
-    return evaluation_set(reader, where, given, given.named("loss"), max_length, rows, shape)
-
-
-def _outside(path: str) -> str:
-    """The first line of a task's definition that names a file outside its folder, "0" where none does."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return next((str(at) for at, line in enumerate(file, 1) if _ELSEWHERE.search(line)), "0")
-
-
-_ELSEWHERE = re.compile(r"""(^\s*-?\s*(include|train|test|validation|data_files|data_dir|dataset_path)\s*:|!function)\s*["']?(/|~|\.\./)""")
+    return evaluation_set(reader, where, given, given.named("loss"), max_length, template_date, rows, shape)
 
 
 def _version(package: str) -> str:

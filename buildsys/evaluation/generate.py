@@ -22,9 +22,9 @@ _AT_ONCE = 100  # sequences of one batch; fixed, because the last bits of a sum 
 _PROMPTS_AT_ONCE = 32  # for the same reason
 
 
-def continuation(folder: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
+def continuation(folder: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int, template_date: str) -> str:
     """What the model says next: to a user's message where it has a chat template, else after the prompt as it stands."""
-    model, tokenizer = models.load(folder), encode.load_tokenizer(str(folder))
+    model, tokenizer = models.load(folder), encode.load_tokenizer(str(folder), template_date)
     given = prompt_ids(tokenizer, {"prompt": [{"role": "user", "content": prompt}] if tokenizer.chat_template else prompt})
     return continuations(model, tokenizer, [given], max_new_tokens, temperature, seed)[0]
 

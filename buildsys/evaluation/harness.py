@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from buildsys.action import canonical_bytes, digest_of
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, nearest
+from buildsys.evaluation import tasks
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from buildsys.rules.evaluate import Task
@@ -24,7 +28,8 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
 
     files  of the folder that the task is defined in, by their names inside it; none for a task that lm-eval brings
 
-    Raises BuildError where the package is absent, the task is unknown to it, or the metric is none of a single document.
+    Raises BuildError where the package is absent, its index has no such task, the task's data is pinned by nothing, or the metric is
+    none of a single document. Until all that is checked, nothing of the task is loaded.
     """
     try:
         from lm_eval import simple_evaluate
@@ -34,9 +39,10 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
         raise BuildError(
             "lm_eval tasks need a package that is not installed", [("reason", str(error))], "pip install 'buildsys[eval]'"
         ) from error
-    with _folder(files):
+    with _folder(files) as folder:
         try:
-            manager = TaskManager(include_path=os.curdir if files else None, include_defaults=not files)
+            index = TaskManager(include_path=os.curdir if files else None, include_defaults=not files)
+            manager = TaskManager(include_path=str(_pinned(index, task, list(files), folder)), include_defaults=False)
             found = simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size),
                 tasks=[task.task],
@@ -50,12 +56,12 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
                 torch_random_seed=task.seed,
                 fewshot_random_seed=task.seed,
             )
+        except BuildError:
+            raise
         except Exception as error:  # whatever a task's definition makes of it
             reason = str(error).strip().splitlines()
             facts = [(type(error).__name__, reason[0] if reason else "")]
             raise BuildError(f"lm_eval could not run task '{task.task}'", facts, "its log has the whole message") from error
-    if task.task not in found["samples"]:
-        raise BuildError(f"'{task.task}' is a group of tasks", hint=f"name one of {', '.join(found['samples'])}")
     samples = _of_one_filter(found["samples"][task.task], task)
     known = sorted(name for name, value in samples[0].items() if isinstance(value, (int, float)) and name != "doc_id")
     if task.metric not in known:
@@ -81,23 +87,52 @@ def _of_one_filter(samples: Sequence[dict[str, Any]], task: Task) -> list[dict[s
     return [sample for sample in samples if str(sample.get("filter", "none")) == wanted]
 
 
+def _pinned(index: TaskManager, task: Task, names: Sequence[str], folder: Path) -> Path:
+    """A folder whose only definition is that of the task, with its data pinned."""
+    import lm_eval.tasks
+
+    entry = index.task_index.get(task.task)
+    if entry is None or entry.kind.name not in ("TASK", "PY_TASK") or entry.yaml_path is None:
+        _raise_unknown(index, task)
+    root = folder if names else Path(lm_eval.tasks.__file__).parent
+    given = tasks.definition(entry.yaml_path, root)
+    if tasks.plain(given) != entry.cfg:
+        raise BuildError(f"lm_eval reads the definition of task '{task.task}' in another way", hint="use a version of it that is known")
+    made = folder.parent / "pinned"
+    made.mkdir()
+    overrides = {"include": str(entry.yaml_path.resolve()), "task": task.task, **tasks.pinned(task, given, names)}
+    (made / "task.yaml").write_text(json.dumps(overrides))
+    return made
+
+
+def _raise_unknown(index: TaskManager, task: Task) -> NoReturn:
+    entry = index.task_index.get(task.task)
+    if entry is None:
+        close = nearest(task.task, index.all_subtasks)
+        hint = f"did you mean '{close}'?" if close else f"tasks are {', '.join(index.all_subtasks[:10]) or 'none'}"
+        raise BuildError(f"lm_eval has no task '{task.task}'", hint=hint)
+    members = sorted(entry.tags) if entry.kind.name == "TAG" else [one for one in (entry.cfg or {}).get("task", []) if isinstance(one, str)]
+    raise BuildError(f"'{task.task}' is a group of tasks", hint=f"name one of {', '.join(members[:10])}")
+
+
 @contextlib.contextmanager
-def _folder(files: Mapping[str, Path]) -> Iterator[None]:
-    """A folder with a task's files under their names, in which its relative paths mean what they say."""
+def _folder(files: Mapping[str, Path]) -> Iterator[Path]:
+    """An own folder with a task's files under their names, and no other: what its relative paths and names of data sets mean."""
     before = Path.cwd()
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as parent:
+        made = Path(parent).resolve() / "task"
+        made.mkdir()
         for name, source in files.items():
-            place = Path(made) / name
+            place = made / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(source)
+            shutil.copyfile(source, place)  # lm-eval resolves links, and looks for functions beside what they lead to
         import datasets
 
         kept = datasets.config.HF_DATASETS_CACHE
-        if files:
-            os.chdir(made)
-            datasets.config.HF_DATASETS_CACHE = Path(made) / ".datasets"  # else every evaluation would leave a copy with the user
+        os.chdir(made)
+        datasets.config.HF_DATASETS_CACHE = Path(parent) / "datasets"  # nothing old is read, and no copy is left with the user
         try:
-            yield
+            yield made
         finally:
             datasets.config.HF_DATASETS_CACHE = kept
             os.chdir(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import torch
 
 from buildsys.errors import BuildError
 from buildsys.evaluation import generate, harness, score
-from buildsys.examples import encode
+from buildsys.examples import encode, templates
 from buildsys.examples.rows import HELD_OUT_SHARE, Row, bucket, shape
 from buildsys.tensors import models
 
@@ -53,6 +52,7 @@ class EvaluationSet:
 
     def numbers(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What the model says to every row, as JSON. Raises BuildError for what is no finite number."""
+        templates.set_clock(self.spec.template_date)  # for a user's judge as well, who renders with the tokenizer that it is handed
         if self.spec.kind == "answers":
             room = models.context(model, self.spec.max_length)
             if not self._examples:
@@ -105,12 +105,7 @@ class EvaluationSet:
         made = ModuleType(f"judge_{module.replace('.', '_')}")
         made.__file__ = self.spec.files[0]
         sys.modules[made.__name__] = made  # dataclasses look their own module up
-        path, here = list(sys.path), {"", os.getcwd()}
-        sys.path[:] = [place for place in path if place not in here]  # what stands beside it is in no key
-        try:
-            exec(compile(self._files[0].read_bytes(), self.spec.files[0], "exec"), made.__dict__)
-        finally:
-            sys.path[:] = path
+        exec(compile(self._files[0].read_bytes(), self.spec.files[0], "exec"), made.__dict__)
         found: Callable[..., Sequence[float]] | None = getattr(made, function, None)
         if not callable(found):
             raise BuildError(f"judge '{self.spec.judge}' is no function of its file", [("file", self.spec.files[0])])

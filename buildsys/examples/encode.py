@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from buildsys.errors import BuildError
+from buildsys.examples import templates
 from buildsys.examples.rows import Row, shape
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ class Example:
     rejected: Answer | None  # of a preference row
 
 
-def load_tokenizer(folder: str) -> Tokenizer:
-    """The tokenizer of a model folder.
+def load_tokenizer(folder: str, template_date: str | None = None) -> Tokenizer:
+    """The tokenizer of a model folder; from now on this process tells chat templates that date.
 
     Raises BuildError where the folder has none, or one that needs code of its own.
     """
     from transformers import AutoTokenizer
 
+    templates.set_clock(template_date)
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:

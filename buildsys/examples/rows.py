@@ -92,6 +92,11 @@ def shape(row: Row) -> str:
     return SHAPES[tuple(field for field in ("text", "messages", "prompt", "completion", "chosen", "rejected") if field in row)]
 
 
+def is_conversation(row: Row) -> bool:
+    """True for `messages`, and for a `prompt` of messages."""
+    return "messages" in row or isinstance(row.get("prompt"), list)
+
+
 def digest(rows: Sequence[Row]) -> Digest:
     """The digest of the parsed rows in their order: reformatting the file changes nothing."""
     return digest_of(serialised(rows))

@@ -14,6 +14,8 @@ and may have
     CARRIES   roles whose inputs are handed on beside the artifact's own files
     THREADED  True where it takes `progress.settings["threads"]`: the cores that nobody else of this build has
     MEASURES  True where it takes `progress.settings["measurements"]`: what other actions measured
+    RENDERS   role of the model whose chat template it renders: its Params are `Rendering`, and their date enters the key only where
+              that template tells the time (`buildsys/rendering.py`)
     SORTED    (role, …): a list role without an order, and the list roles and parameters that have an entry for each of its own
 """
 
@@ -23,11 +25,13 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+CODE = "files"  # role of the user's files that may run: a judge's source, all files of a task
 MODELS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")  # what it takes to load a model
 
 
@@ -35,6 +39,38 @@ class Strict(BaseModel):
     """A table whose keys and types are all checked."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+DATE = "template_date"
+
+
+def _iso(given: Any) -> Any:
+    """A date of TOML's as its text."""
+    return given.isoformat() if isinstance(given, date) and not isinstance(given, datetime) else given
+
+
+def _day(text: str) -> str:
+    try:
+        if date.fromisoformat(text).isoformat() == text and text >= "1970":
+            return text
+    except ValueError:
+        pass
+    raise ValueError(f"template_date is '{text}', expected a date from 1970 on, as \"2026-01-31\"")
+
+
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Day = Annotated[str, BeforeValidator(_iso), AfterValidator(_day)]
+
+
+class Rendering(Strict):
+    """Parameters of a step that renders a chat template. The date is what the template's clock shows; None: it has to ask for none."""
+
+    template_date: Day | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_an_absent_date(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was before there was a date, or every key would be another."""
+        return {name: value for name, value in plain(self).items() if name != DATE or value is not None}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
+RENDERS = "base"
 VALUES = ("bisect.json",)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from buildsys.action import Digest
 from buildsys.evaluation.names import Kind
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Commit, Inputs, Rendering, Strict
 
 if TYPE_CHECKING:
     from buildsys.evaluation.sets import EvaluationSet
@@ -27,6 +28,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
+RENDERS = "base"
 
 
 class Generate(Strict):
@@ -37,20 +39,36 @@ class Generate(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
+_TASK = re.compile(r"[A-Za-z0-9][\w.()-]*", re.ASCII)
+
+
+def _task_name(name: str) -> str:
+    """A name as lm-eval's index has it: a path would be loaded as it stands, with the functions that it names."""
+    if _TASK.fullmatch(name) is None or name.endswith((".yaml", ".yml", ".py")):
+        raise ValueError(f"task '{name}' is not a name that lm-eval lists: a task of the project's own needs include = \"FOLDER\"")
+    return name
+
+
 class Task(Strict):
     """A task of lm-evaluation-harness, by that package's names."""
 
-    task: str
+    task: Annotated[str, AfterValidator(_task_name)]
     metric: str = "acc"  # one that a single document has
     filter: str | None = None  # where a task has several
     include: str | None = None  # folder that defines the task
+    revision: Commit | None = None  # of its data set on the Hub
     num_fewshot: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None  # documents
     batch_size: Annotated[int, Field(ge=1)] = 8
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @model_serializer(mode="wrap")
+    def _without_an_absent_revision(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was before there was one, or the keys of tasks with files of their own would be others."""
+        return {name: value for name, value in plain(self).items() if name != "revision" or value is not None}
 
-class Spec(Strict):
+
+class Spec(Rendering):
     """What is asked of a model on one set of rows; a metric is made of the answers later."""
 
     kind: Kind = "answers"

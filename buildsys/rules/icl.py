@@ -8,17 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Rendering
 
 VERSION = 1
 ROLES = {"base": "model folder", "examples": "rows"}
 PRELOAD = (*MODELS, "buildsys.training.bridge")
 FLUSH = False
+RENDERS = "base"
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(Strict):
+class Settings(Rendering):
     """What a Buildfile may say of it."""
 
     shots: Annotated[int, Field(ge=3)] = 5  # examples of one context; those after the second are what is asked
@@ -46,7 +47,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     model = models.load(inputs["base"], torch.float32)
     base = checkpoints.Checkpoint(inputs["base"])
     names, before = delta.stored_names(model, base.entries), delta.weights(model)
-    tokenizer = encode.load_tokenizer(str(inputs["base"]))
+    tokenizer = encode.load_tokenizer(str(inputs["base"]), params.template_date)
     progress("examples in the context")
     given = WarmStart(shots=params.shots, contexts=params.contexts)
     found = bridge.jump(model, tokenizer, read_rows(inputs["examples"]), given, models.context(model, params.max_length), params.seed)

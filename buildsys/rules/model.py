@@ -22,11 +22,11 @@ class Params(Strict):
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
     from buildsys import hub
-    from buildsys.tensors import checkpoints
+    from buildsys.tensors import checkpoints, completeness
 
     if params.hub is not None and params.revision is not None:
         progress(f"fetching {params.hub}")
-        folder = hub.snapshot("model", params.hub, params.revision, checkpoints.MODEL_PATTERNS)
+        folder = hub.snapshot("model", params.hub, params.revision, checkpoints.MODEL_PATTERNS, completeness.unproven)
         facts = checkpoints.checked(folder)
         checkpoints.copy(folder, out)
         return facts

@@ -9,15 +9,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Rendering
 
 VERSION = 2
 ROLES = {"base": "model folder", "rows": "rows with chosen and rejected"}
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
+RENDERS = "base"
 
 
-class Params(Strict):
+class Params(Rendering):
     max_length: Annotated[int, Field(ge=2)] = 1024
     threads: Annotated[int, Field(ge=1)] = 1
 
@@ -32,7 +33,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
 
     models.deterministic(0, params.threads)
     model = models.load(inputs["base"], torch.float32)  # as it is trained
-    tokenizer = encode.load_tokenizer(str(inputs["base"]))
+    tokenizer = encode.load_tokenizer(str(inputs["base"]), params.template_date)
     room = models.context(model, params.max_length)
     rows = read_rows(inputs["rows"])
     progress(f"log-probabilities of {len(rows)} rows")

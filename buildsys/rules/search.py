@@ -25,6 +25,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
+RENDERS = "base"  # in each of its sets
 VALUES = ("coefficients.json",)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Rendering, Strict
 from buildsys.training.arguments import REFUSED
 
 VERSION = 3
@@ -24,6 +24,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.training.fit")
 FLUSH = True
 LATER = ("mirror",)
+RENDERS = "base"
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -79,7 +80,7 @@ class Steering(Strict):
     trackio_static_space_id: str | bool | None = None
 
 
-class Settings(Strict):
+class Settings(Rendering):
     """What a Buildfile may say of it and what enters the key; names are those of transformers.TrainingArguments where it has one."""
 
     objective: Literal["sft", "preference", "dpo"] = "sft"

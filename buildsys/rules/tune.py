@@ -11,7 +11,7 @@ from pydantic import Field
 from buildsys.errors import BuildError
 from buildsys.measurements import Measurements
 from buildsys.progress import Progress
-from buildsys.rules import MODELS, Inputs, Strict
+from buildsys.rules import MODELS, Inputs, Rendering, Strict
 from buildsys.rules.evaluate import Spec, measured, recorded
 from buildsys.rules.judge import Measure, metric
 
@@ -29,6 +29,7 @@ ROLES = {
 PRELOAD = (*MODELS, "buildsys.evaluation.score")
 FLUSH = False
 MEASURES = True
+RENDERS = "base"
 VALUES = ("tuned.json",)
 SORTED = ("vectors", "start", "rows", "behaviours")
 
@@ -44,7 +45,7 @@ class Settings(Strict):
     headroom: Annotated[float, Field(gt=0, le=1)] = 0.8
 
 
-class Params(Settings):
+class Params(Settings, Rendering):
     method: str
     options: dict[str, Any] = {}
     post: Literal["svc"] | None = None
@@ -66,7 +67,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     _told_apart(inputs.digests["vectors"])
     models.deterministic(0, params.threads)
     recipe = Recipe(params.method, params.options, params.start, params.post, params.svc_alpha, params.tokenizer)
-    spec = Spec(max_length=params.max_length)
+    spec = Spec(max_length=params.max_length, template_date=params.template_date)
     behaviours, controls = _sets(inputs, params, spec)
     measurements = Measurements.of(progress)
     trace: list[dict[str, Any]] = []

@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from buildsys.rules import Strict, icl, pretrain, train
-from buildsys.tables.types import Commit, Finite, Positive, shape
+from buildsys.rules import Commit, Day, Strict, icl, pretrain, train
+from buildsys.tables.types import Finite, Positive, shape
 from buildsys.tables.verify import Checks, Tune, Verify
 
 
 class Build(Strict):
     default: list[str] = []
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    template_date: Day = "2026-01-01"  # what chat templates are told that ask for the time
 
 
 class Graph(Strict):

@@ -14,7 +14,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Limit = Annotated[float, Field(ge=0)]  # inf: none, where a default sets one
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
 def bounded(limit: float | None) -> float | None:

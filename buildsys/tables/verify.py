@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from buildsys.evaluation.names import FALLING, MetricName
-from buildsys.rules import Strict, evaluate, search, tune
+from buildsys.rules import Day, Strict, evaluate, search, tune
 from buildsys.tables.types import Finite, Limit, Name, Positive, Share, bounded, shape
 
 
@@ -89,6 +89,7 @@ class Verify(Measure):
     max_forgetting: Limit | dict[str, Limit] | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     max_length: Annotated[int, Field(ge=2)] = 1024
+    template_date: Day | None = None  # None: that of [build]
     threads: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")

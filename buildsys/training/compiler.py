@@ -43,7 +43,7 @@ def compiled(paths: Mapping[str, Any], params: Params, out: Path | None, progres
     base = checkpoints.Checkpoint(paths["base"])
     names, before = delta.stored_names(model, base.entries), delta.weights(model)
     models.freeze(model, embeddings=not params.train_embeddings)
-    tokenizer = encode.load_tokenizer(str(paths["base"]))
+    tokenizer = encode.load_tokenizer(str(paths["base"]), params.template_date)
     room = models.context(model, params.max_length)
     rows = read_rows(paths["examples"])
     examples = answered(encode.encode(tokenizer, rows, room), room)
