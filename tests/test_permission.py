@@ -9,8 +9,8 @@ import pytest
 
 from buildsys import staging
 from buildsys.errors import BuildError
+from buildsys.files import digest as file_digest
 from buildsys.graph import Text
-from buildsys.store.observe import file_digest
 from tests.checkpoints import checkpoint, tiny, tokenizer
 from tests.conftest import Project
 
