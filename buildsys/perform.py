@@ -14,18 +14,18 @@ from buildsys.errors import os_failure
 from buildsys.graph import Folder, Graph, Step
 from buildsys.measurements import FOLDER as MEASURED
 from buildsys.plan import Resolved
+from buildsys.running import Report, Request, Runner
 from buildsys.staging import Stage, changed
 from buildsys.store.cache import Cache
 from buildsys.store.fresh import signature
 from buildsys.store.observe import Observer, file_digest
 from buildsys.store.records import Artifact, Files
-from buildsys.workers import Report, Request, Workers
 
 
 class Performer:
     """Makes artifacts for one build."""
 
-    def __init__(self, graph: Graph, cache: Cache, observer: Observer, workers: Workers, artifacts: Mapping[str, Artifact]) -> None:
+    def __init__(self, graph: Graph, cache: Cache, observer: Observer, workers: Runner, artifacts: Mapping[str, Artifact]) -> None:
         self._cache, self._workers, self._observer = cache, workers, observer
         self._stage = Stage(graph, cache, observer, artifacts)
 

@@ -14,9 +14,9 @@ PACKAGE = Path(rules.__file__).parents[1]
 LAYERS = [
     ("cli",),
     ("execute",),
-    ("forkserver", "perform"),
+    ("forkserver", "perform", "debugging"),
     ("workers", "staging", "permission"),
-    ("plan", "preflight", "verdicts"),
+    ("plan", "preflight", "verdicts", "running"),
     ("card", "declared"),
     ("outside",),
     ("graph", "buildfile"),
@@ -25,10 +25,11 @@ LAYERS = [
     ("rules",),
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
-    ("hub", "measurements"),
+    ("hub", "measurements", "failures"),
     ("action", "errors", "machine", "progress"),
+    ("terminal",),
 ]
-NUMBERS = LAYERS[-3]
+NUMBERS = LAYERS[-4]
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "numba", "transformers", "accelerate", "doit", "safetensors", "tokenizers", "numpy"}
 

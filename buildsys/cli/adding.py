@@ -68,7 +68,9 @@ def _with(source: str, name: str, table: dict[str, Any]) -> str:
                 return found
         except tomli.TOMLDecodeError:
             continue
-    raise UsageError("the Buildfile has no place for another [behavior.…] table", hint=f"write it by hand:\n{text}")
+    raise UsageError(
+        "the Buildfile has no place for another [behavior.…] table", [(line,) for line in text.splitlines()], "write it by hand"
+    )
 
 
 def _after_last(source: str) -> list[int]:
