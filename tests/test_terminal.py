@@ -185,6 +185,7 @@ checks = {{ control = {{ {IN_TOML} = {{ rows = {IN_TOML} }} }}, max_forgetting =
 
 def test_names_of_tensors_are_escaped(vector: Project) -> None:
     checkpoint(vector.root / "b", {f"w{HOSTILE}": [1, 2]})
+    checkpoint(vector.root / "a", {f"w{HOSTILE}": [1, 2, 3]})
     ran = safe(vector.build())
     assert ran.code == 1
     assert rf"w{SHOWN}" in ran.stderr

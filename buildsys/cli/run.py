@@ -82,6 +82,9 @@ def _fail(error: BuildError, arguments: list[str]) -> int:
 
 
 def _usage(error: click.ClickException) -> UsageError:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and isinstance(error.ctx.command, click.Group):
+        words, names = error.ctx.command_path, ", ".join(error.ctx.command.commands)
+        return UsageError(f"'{words}' needs a command of its own", hint=f"they are {names}; '{words} --help' says more")
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
         known = dict.fromkeys(spelling for option in _options() for spelling in option.opts if spelling.startswith("--"))
