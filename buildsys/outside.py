@@ -30,8 +30,12 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
 
 
 def files(folder: Folder, names: Iterable[str]) -> list[str]:
-    """Which of a folder's files belong to what it is named for."""
-    return sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
+    """Which of a folder's files belong to what it is named for. Raises UsageError for a name that has no spelling in a key."""
+    belonging = sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
+    for name in belonging:
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise UsageError(f"{folder.path} has a file whose name is not UTF-8", [("file", name)], "rename it, or move it away")
+    return belonging
 
 
 def picked_rows(source: Rows) -> list[rows.Row]:

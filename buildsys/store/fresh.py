@@ -43,7 +43,7 @@ def answer(arguments: list[str], folder: str, seen: dict[str, bytes] | None = No
     if root is None:
         return None
     try:
-        with open(record_path(os.path.join(root, "cache"), targets), encoding="utf-8") as file:
+        with open(record_path(os.path.join(root, "cache"), targets), encoding="utf-8", errors="surrogateescape") as file:
             head, digest, message, *paths = file.read().split("\n")
     except (OSError, ValueError):
         return None
@@ -73,7 +73,7 @@ def remember(cache: str, targets: list[str], message: str, observed: dict[str, b
     place = record_path(cache, targets)
     part = f"{place}.{os.getpid()}"
     os.makedirs(os.path.dirname(place), exist_ok=True)
-    with open(part, "w", encoding="utf-8") as file:
+    with open(part, "w", encoding="utf-8", errors="surrogateescape") as file:  # names of files are bytes
         file.write("\n".join([_HEAD, digest, message, *paths]))
     os.replace(part, place)
 
@@ -89,7 +89,7 @@ def forget(cache: str, targets: list[str]) -> None:
 def record_path(cache: str, targets: list[str]) -> str:
     """Another interpreter, another copy of this program, another home or another boot may find something else to do."""
     context = [sys.version, __file__, os.path.expanduser("~"), this_boot()]
-    name = blake2b("\0".join([*context, *targets]).encode(), digest_size=16).hexdigest()
+    name = blake2b("\0".join([*context, *targets]).encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return os.path.join(cache, "fresh", name)
 
 

@@ -146,7 +146,7 @@ class Observer:
                 connection.execute("CREATE TABLE IF NOT EXISTS known (path, kind, signature, value, PRIMARY KEY (path, kind))")
                 connection.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?)", rows)
             connection.close()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeEncodeError):  # a path that is not UTF-8 has no text in it
             return
         self._learnt = {}
 
