@@ -136,24 +136,24 @@ SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "e1b733286453890e"),
-    "apart": (1, "a1f37ec208994654"),
-    "bisect": (1, "41be8434710609ea"),
+    "apart": (1, "d5049a011f69940e"),
+    "bisect": (1, "375fe1b377508d0c"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "bcaa946902093fdb"),
-    "dataset": (1, "891b52ad50204e43"),
-    "evaluate": (2, "333138898f97894c"),
+    "dataset": (1, "a1cd59cd9b54b731"),
+    "evaluate": (2, "eb2107c590e6c98a"),
     "extract": (2, "85f885636144b3e7"),
-    "icl": (1, "298dd2bf17277155"),
+    "icl": (1, "2c7d1934a4ca76aa"),
     "judge": (2, "ea13da5c7bded427"),
     "merge": (2, "23dff679b34a9e68"),
     "model": (1, "db4519e293900c3b"),
     "pack": (1, "7212cc2eda9511a1"),
     "pretrain": (1, "a5a076577f671c22"),
-    "reference": (2, "95cd154a9fd1fea8"),
+    "reference": (2, "e639ffc700a7f66c"),
     "samples": (1, "27b5c1385b4dcf2d"),
-    "search": (1, "ffabd579ece48304"),
-    "train": (3, "338f9512d23702ab"),
-    "tune": (2, "93ed9487e5f8a289"),
+    "search": (1, "2062ef2c9fd27b3c"),
+    "train": (3, "90000374a1b53b57"),
+    "tune": (2, "2e238a3c806354f8"),
 }
 
 
