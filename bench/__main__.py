@@ -4,7 +4,7 @@ import importlib
 
 from bench.table import Row, command
 
-NAMES = ("noop", "edit", "overhead", "optimizer", "example", "warm_start", "real", "parity", "merge", "verify")
+NAMES = ("noop", "edit", "overhead", "chains", "optimizer", "example", "warm_start", "real", "parity", "merge", "verify")
 
 
 def measure() -> list[Row]:

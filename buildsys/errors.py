@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from buildsys.terminal import printable
+
 
 class BuildError(Exception):
     """A failure that is explained, never shown as a traceback.
@@ -25,11 +27,15 @@ class BuildError(Exception):
     def __reduce__(self) -> tuple[object, ...]:  # crosses the border of a worker process whole
         return type(self), (self.headline, self.facts, self.hint)
 
-    def __str__(self) -> str:
-        lines = [f"error: {self.headline}", *aligned(self.facts)]
+    def lines(self) -> list[str]:
+        """What people read, safe for a terminal: whatever stands in a name or a value is in its own line and cell."""
+        lines = [printable(f"error: {self.headline}"), *aligned(self.facts)]
         if self.hint:
-            lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+            lines.append(printable(f"hint: {self.hint}"))
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 class UsageError(BuildError):
@@ -49,7 +55,8 @@ class Interrupted(BuildError):
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """The rows as lines, every column but the last padded to its widest cell."""
+    """The rows as lines that a terminal may show, every column but the last padded to its widest cell."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = max((len(row) for row in rows), default=0)
     widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(columns)]
     return [

@@ -8,7 +8,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from doit.action import BaseAction
@@ -16,15 +19,18 @@ from doit.control import TaskControl
 from doit.dependency import Dependency, DependencyStatus
 from doit.exceptions import TaskFailed
 from doit.runner import MThreadRunner
+from doit.runner import Runner as SerialRunner
 from doit.task import Task
 
-from buildsys import rules, verdicts
+from buildsys import failures, rules, verdicts
 from buildsys.action import Digest
+from buildsys.debugging import InProcess
 from buildsys.errors import BuildError, Interrupted, os_failure
 from buildsys.graph import Step, Target
 from buildsys.perform import Performer
 from buildsys.plan import Plan, Resolved, content, failed_verdict, resolve
 from buildsys.rendering import Rendering
+from buildsys.running import Runner
 from buildsys.staging import Stage
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
@@ -68,9 +74,12 @@ class Outcome:
         return sum(result.state == state for result in self.targets.values())
 
 
-def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, jobs: int, keep_going: bool) -> Outcome:
-    """Make what the plan found stale, and put every finished target where people use it. Raises Interrupted on Ctrl-C."""
-    run = _Run(plan, cache, observer, watcher, jobs)
+def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, jobs: int, keep_going: bool, debug: bool = False) -> Outcome:
+    """Make what the plan found stale, and put every finished target where people use it. Raises Interrupted on Ctrl-C.
+
+    debug  run steps in this thread, one at a time, so that a debugger in one of them has the terminal
+    """
+    run = _Run(plan, cache, observer, watcher, jobs, debug)
     seen: list[int] = []
 
     def interrupted(number: int, frame: Any) -> None:
@@ -80,7 +89,7 @@ def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, j
     before = signal.signal(signal.SIGINT, interrupted)
     try:
         outcome = run.all(keep_going)
-        if seen:  # Python drops what is raised inside a callback of its own
+        if seen and not debug:  # Python drops what is raised inside a callback of its own
             raise KeyboardInterrupt
         return outcome
     except KeyboardInterrupt as error:
@@ -94,20 +103,21 @@ def execute(plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, *, j
 class _Run:
     """The changing state of one build: artifacts as they come, and what happened to each step."""
 
-    def __init__(self, plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, jobs: int) -> None:
+    def __init__(self, plan: Plan, cache: Cache, observer: Observer, watcher: Watcher, jobs: int, debug: bool) -> None:
         self.plan, self.cache, self.observer, self.watcher = plan, cache, observer, watcher
         self.rendering = Rendering(plan.graph, cache, observer)
-        self.jobs = jobs
+        self.jobs, self.debug = jobs, debug
         self.inside = frozenset(plan.run)
         self.resolved: dict[str, Resolved] = {name: one.resolved for name, one in plan.steps.items() if one.resolved}
         self.artifacts: dict[str, Artifact] = {
             name: one.artifact for name, one in plan.steps.items() if one.artifact and one.state in ("fresh", "absent")
         }
         self.errors: dict[str, BuildError] = {}
+        self.logs: dict[str, Path | None] = {}  # of failures that nobody foresaw
         self.seconds: dict[str, float] = {}
         self.done: set[str] = set()
         self.history = cache.history.latest({*plan.selected, *(plan.graph.steps[name].target for name in plan.run)})
-        self.workers = Workers(rules.preload([plan.graph.steps[name].rule for name in plan.run]))
+        self.workers: Runner = InProcess() if debug else Workers(rules.preload([plan.graph.steps[name].rule for name in plan.run]))
         self.performer = Performer(Stage(plan.graph, cache, observer, self.artifacts), cache, self.workers)
 
     def all(self, keep_going: bool) -> Outcome:
@@ -121,7 +131,8 @@ class _Run:
             ]
             control = TaskControl(tasks)
             control.process(None)
-            runner = MThreadRunner(_Store(self), _Quiet(), continue_=keep_going, num_process=self.jobs)
+            chosen = SerialRunner if self.debug else partial(MThreadRunner, num_process=self.jobs)
+            runner = chosen(_Store(self), _Quiet(), continue_=keep_going)
             runner.run_all(control.task_dispatcher())
         return Outcome({name: self._result(target) for name, target in self._targets().items()})
 
@@ -145,8 +156,8 @@ class _Run:
         """Make one step in this thread; what went wrong, or None."""
         step = self.plan.graph.steps[name]
         started = time.monotonic()
-        self.watcher.started(step)
         try:
+            self.watcher.started(step)
             artifact, made = self.performer.perform(
                 step,
                 self.resolved[name],
@@ -164,11 +175,9 @@ class _Run:
                 if "rows_cut" in artifact.facts:
                     self.watcher.noted(step, cut_rows(artifact.facts))
             self._finished(step)
-        except BuildError as error:
-            self.errors[name] = error
-            self.watcher.failed(step, error)
-            return error
-        self.watcher.ended(step, time.monotonic() - started)
+            self.watcher.ended(step, time.monotonic() - started)
+        except Exception as error:
+            return self.failed(name, error)
         return None
 
     # after a step
@@ -215,10 +224,9 @@ class _Run:
         resolved, artifact = self.resolved.get(target.step), self.artifacts.get(target.step)
         failed = [step for step in target.steps if step in self.errors]
         if failed:
-            step = failed[0]
-            log = self.cache.log(self.resolved[step].key)
-            shown = str(log) if log.exists() else None
-            return Result("failed", self.resolved[step].key, error=self.errors[step], log=shown, why=planned.reasons)
+            log = self._log(failed[0])
+            key = self.resolved[failed[0]].key if failed[0] in self.resolved else None
+            return Result("failed", key, error=self.errors[failed[0]], log=str(log) if log else None, why=planned.reasons)
         unfinished = [step for step in target.steps if step in self.inside and step not in self.done]
         if unfinished:
             return Result("skipped", why=planned.reasons)
@@ -233,6 +241,25 @@ class _Run:
             planned.reasons if built else (),
             facts,
         )
+
+    def failed(self, name: str, error: Exception) -> BuildError:
+        """Note what kept a step from being made. What nobody foresaw is told with its traceback in a log."""
+        failure = error
+        if not isinstance(failure, BuildError):
+            failure = failures.unexpected(error, hint="" if self.debug else failures.HINT)
+            key = self.resolved[name].key if name in self.resolved else None
+            self.logs[name] = failures.logged(error, self.cache.folder / "logs", f"{key}.log" if key else None)
+        self.errors[name] = failure
+        with suppress(Exception):  # what it says may be what failed
+            self.watcher.failed(self.plan.graph.steps[name], failure)
+        return failure
+
+    def _log(self, name: str) -> Path | None:
+        """What a step that failed has written, or a traceback of ours."""
+        if name in self.logs:
+            return self.logs[name]
+        log = self.cache.log(self.resolved[name].key) if name in self.resolved else None
+        return log if log is not None and log.exists() else None
 
 
 def cut_rows(facts: Mapping[str, Any]) -> str:
@@ -252,14 +279,7 @@ class _Make(BaseAction):  # type: ignore[misc]  # doit has no types
         self.values: dict[str, Any] = {}
 
     def execute(self, out: Any = None, err: Any = None) -> TaskFailed | None:
-        try:
-            error = self._run.make(self._name)
-        except Exception as unexpected:  # of ours: it fails this target, and is shown
-            error = self._run.errors[self._name] = BuildError(
-                "an internal error", [(type(unexpected).__name__, str(unexpected))], "run again with --debug for the traceback"
-            )
-            error.__cause__ = unexpected
-            self._run.watcher.failed(self._run.plan.graph.steps[self._name], error)
+        error = self._run.make(self._name)
         return TaskFailed(str(error), report=False) if error else None
 
 
@@ -274,10 +294,7 @@ class _Store(Dependency):  # type: ignore[misc]
         try:
             status.status = "up-to-date" if self._run.up_to_date(task.name) else "run"
         except Exception as error:  # raised here it would end the whole run
-            failure = error if isinstance(error, BuildError) else BuildError("an internal error", [(type(error).__name__, str(error))])
-            self._run.errors[task.name] = failure
-            self._run.watcher.failed(self._run.plan.graph.steps[task.name], failure)
-            status.status, status.error_reason = "error", str(failure)
+            status.status, status.error_reason = "error", str(self._run.failed(task.name, error))
         return status
 
     def save_success(self, task: Task, result_hash: Any = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from buildsys import memory
-from buildsys.action import Digest, digest_of_files
+from buildsys.action import Digest, canonical_bytes, digest_of, digest_of_files
 from buildsys.errors import UsageError
 from buildsys.examples import rows
 from buildsys.graph import Folder, Rows, Text
@@ -30,8 +30,12 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
 
 
 def files(folder: Folder, names: Iterable[str]) -> list[str]:
-    """Which of a folder's files belong to what it is named for."""
-    return sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
+    """Which of a folder's files belong to what it is named for. Raises UsageError for a name that has no spelling in a key."""
+    belonging = sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
+    for name in belonging:
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise UsageError(f"{folder.path} has a file whose name is not UTF-8", [("file", name)], "rename it, or move it away")
+    return belonging
 
 
 def picked_rows(source: Rows) -> list[rows.Row]:
@@ -48,16 +52,9 @@ def _of(source: Rows) -> str:
 
 def parsed_rows(source: Rows, observer: Observer) -> dict[str, str]:
     """{digest, shape, number} of the rows that a source means; the file is parsed once for as long as it stays."""
-
-    def compute(path: str) -> str:
-        found, picked = picked_rows(replace(source, part="all")), picked_rows(source)
-        return f"{rows.digest(picked)} {rows.shape(found[0])} {len(picked)}"
-
-    try:
-        found, shape, number = observer.derived(source.path, f"rows {source.part}{_of(source)}", compute).split()
-    except OSError as error:
-        raise _unreadable(source.path, error) from error
-    return {"digest": found, "shape": shape, "number": number}
+    shape, *digests = _examined(source, observer)[: 1 + len(_PARTS)]
+    positions = rows.positions([asked for asked, _ in _each(source, observer)], source.part)
+    return {"digest": digests[_PARTS.index(source.part)], "shape": shape, "number": str(len(positions))}
 
 
 def hold_conversations(source: Rows, observer: Observer) -> bool:
@@ -74,13 +71,30 @@ def hold_conversations(source: Rows, observer: Observer) -> bool:
 
 def row_digests(source: Rows, observer: Observer) -> list[tuple[str, str]]:
     """Short digests of each row, in order: of what it asks and answers, whatever it rejects, and of all of it."""
+    each = _each(source, observer)
+    return [each[position] for position in rows.positions([asked for asked, _ in each], source.part)]
+
+
+_PARTS: tuple[rows.Part, ...] = ("all", "train", "held-out")
+
+
+def _each(source: Rows, observer: Observer) -> list[tuple[str, str]]:
+    return [(asked, whole) for asked, _, whole in (one.partition(":") for one in _examined(source, observer)[1 + len(_PARTS) :])]
+
+
+def _examined(source: Rows, observer: Observer) -> list[str]:
+    """Everything that a plan asks of a file of rows: their shape, the digest of each part, and two short digests of each row."""
 
     def compute(path: str) -> str:
-        return " ".join(f"{rows.asked(row)}:{rows.bucket(row):x}" for row in picked_rows(source))
+        every = picked_rows(replace(source, part="all"))
+        lines = [canonical_bytes(row) + b"\n" for row in every]
+        names = [rows.asked(row) for row in every]
+        digests = [digest_of(b"".join([lines[position] for position in rows.positions(names, part)])) for part in _PARTS]
+        each = [f"{name}:{rows.bucket_of(line[:-1]):x}" for name, line in zip(names, lines, strict=True)]
+        return " ".join([rows.shape(every[0]), *digests, *each])
 
     try:
-        found = observer.derived(source.path, f"each row {source.part}{_of(source)}", compute).split()
-        return [(asked, whole) for asked, _, whole in (one.partition(":") for one in found)]
+        return observer.derived(source.path, f"rows{_of(source)}", compute).split()
     except OSError as error:
         raise _unreadable(source.path, error) from error
 

@@ -17,13 +17,13 @@ from buildsys.errors import BuildError, os_failure
 from buildsys.graph import Folder, Step
 from buildsys.measurements import FOLDER as MEASURED
 from buildsys.plan import Resolved
+from buildsys.running import Report, Request, Runner
 from buildsys.staging import Stage, changed
 from buildsys.store.cache import Cache
 from buildsys.store.fresh import signature
 from buildsys.store.observe import racy
 from buildsys.store.records import Artifact, Files
 from buildsys.training import resuming
-from buildsys.workers import Report, Request, Workers
 
 _TICK_SECONDS = 0.025  # longer than the step of a fine file clock
 
@@ -31,7 +31,7 @@ _TICK_SECONDS = 0.025  # longer than the step of a fine file clock
 class Performer:
     """Makes artifacts from what a stage shows, and keeps them in a cache."""
 
-    def __init__(self, stage: Stage, cache: Cache, workers: Workers) -> None:
+    def __init__(self, stage: Stage, cache: Cache, workers: Runner) -> None:
         self._stage, self._cache, self._workers, self._observer = stage, cache, workers, stage.observer
 
     def perform(

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from buildsys import machine, rules
 from buildsys.action import Digest
+from buildsys.debugging import InProcess
 from buildsys.perform import Performer, versions
 from buildsys.plan import Plan
+from buildsys.running import Runner
 from buildsys.staging import Stage
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
@@ -36,12 +38,12 @@ class Comparison:
 
 
 def compare(
-    plan: Plan, cache: Cache, observer: Observer, target: str, report: Callable[[str, str, float | None], None]
+    plan: Plan, cache: Cache, observer: Observer, target: str, report: Callable[[str, str, float | None], None], *, debug: bool
 ) -> dict[str, Comparison]:
     """Each step of a target, by name. Raises BuildError where a step cannot be made."""
     artifacts = {name: one.artifact for name, one in plan.steps.items() if one.artifact}
     steps = [name for name in plan.graph.targets[target].steps if name in plan.steps]
-    workers = Workers(rules.preload([plan.graph.steps[name].rule for name in steps]))
+    workers: Runner = InProcess() if debug else Workers(rules.preload([plan.graph.steps[name].rule for name in steps]))
     comparisons: dict[str, Comparison] = {}
     try:
         with cache.workspace() as space:

@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -21,28 +21,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from buildsys import rules
-from buildsys.errors import BuildError, os_failure
+from buildsys import failures, rules
+from buildsys.errors import BuildError
 from buildsys.machine import cores
-from buildsys.progress import Progress
+from buildsys.running import Report, Request, facts_of, set_environment
 
 PRELOAD = "BUILDSYS_PRELOAD"  # environment of `forkserver`: the modules that it loads
-Report = Callable[[str, float | None], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One action as a worker sees it: paths and parameters, no target and no key."""
-
-    rule: str
-    parameters: Mapping[str, Any]
-    paths: Mapping[str, Any]
-    digests: Mapping[str, Any]
-    out: Path
-    folder: Path
-    settings: Mapping[str, Any]
-    log: Path
-    cache: Path
 
 
 class WorkerDied(BuildError):
@@ -69,12 +53,7 @@ class Workers:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        quiet = "ignore:resource_tracker:UserWarning"  # it counts what a build that has ended left to it
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's products: sums in an order that no machine's load decides
-        os.environ["PYTHONSAFEPATH"] = "1"  # a module in the project's folder is not taken for a library's
+        set_environment()
         os.environ[PRELOAD] = " ".join(self.preload)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["buildsys.forkserver"])
@@ -82,7 +61,7 @@ class Workers:
     def run(self, request: Request, report: Report) -> dict[str, Any]:
         """Run one action and return its facts. Raises its BuildError, or WorkerDied."""
         rule = rules.get(request.rule)
-        slot = self._taken()
+        slot, future = self._taken(), None
         if getattr(rule, "THREADED", False):
             with self._lock:
                 threads = self._threads[id(slot)] = max(1, cores() - sum(self._threads.values()))
@@ -96,7 +75,11 @@ class Workers:
             pid = f"process {slot.pid}" if slot.pid else "before it could begin"
             raise WorkerDied("its worker died", [("worker", pid)], "killed, or out of memory; the build goes on without it") from error
         except BaseException:
-            self._back(slot)
+            if future is None or future.done():
+                self._back(slot)
+            else:  # whoever hears the progress failed: the action still runs, and its worker can take no other
+                self._end(slot)
+                self._drop(slot)
             raise
         self._back(slot)
         return facts
@@ -110,11 +93,14 @@ class Workers:
                 with contextlib.suppress(EOFError, OSError):
                     while slot.pid is None and slot.messages.poll(0):
                         self._heard(slot, slot.messages.recv(), lambda text, share: None)
-            if slot.pid is None:  # the fork server is still loading; a worker that finds nobody to hear its first word ends
-                continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(slot.pid, signal.SIGKILL)
-            slot.executor.shutdown(wait=False, cancel_futures=True)
+            self._end(slot)
+
+    def _end(self, slot: _Slot) -> None:
+        if slot.pid is None:  # the fork server is still loading; a worker that finds nobody to hear its first word ends
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(slot.pid, signal.SIGKILL)
+        slot.executor.shutdown(wait=False, cancel_futures=True)
 
     def _listen(self, slot: _Slot, future: Future[dict[str, Any]], report: Report) -> None:
         """Hear everything that a worker says until its last word; one that died says none, but its future ends."""
@@ -141,6 +127,7 @@ class Workers:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
+            _choose_socket_folder()
             messages, words = self._context.Pipe(duplex=False)
             executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(words,))
             slot = _Slot(executor, messages)
@@ -175,6 +162,29 @@ def _submitted(slot: _Slot, request: Request) -> Future[dict[str, Any]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_SOCKET_FOLDER_BYTES_MAX = 70  # a socket's path has 103 bytes at most on some systems, and two names of 32 bytes follow
+
+
+def _choose_socket_folder() -> None:
+    """Let `multiprocessing` keep the fork server's socket where its path is short enough, whatever TMPDIR says.
+
+    Raises BuildError where there is no such folder.
+    """
+    before = tempfile.tempdir
+    for folder in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if folder and os.path.isabs(folder) and len(os.fsencode(folder)) <= _SOCKET_FOLDER_BYTES_MAX:
+            tempfile.tempdir = folder
+            try:
+                multiprocessing.util.get_temp_dir()  # made once, and remembered by the process
+            except OSError:
+                continue
+            finally:
+                tempfile.tempdir = before
+            return
+    hint = "set TMPDIR to a folder with a short path that can be written"
+    raise BuildError("there is no folder for the socket of the workers", [("TMPDIR", os.environ.get("TMPDIR", "is not set"))], hint)
+
+
 def leave_nothing() -> None:
     """Take away the folder of the fork server's socket, as the interpreter's own end would; this process starts no worker after it."""
     shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
@@ -207,28 +217,14 @@ def _end_with_parent() -> None:
 
 
 def _perform(request: Request) -> dict[str, Any]:
-    rule = rules.get(request.rule)
     words = _words
     assert words is not None
-    progress = Progress(request.folder, _seldom(words), request.settings, request.cache)
     with _last_word(words), _logged(request.log):
         try:
-            params = rule.Params(**request.parameters)
-            facts: dict[str, Any] = rule.run(rules.Inputs(request.paths, request.digests), params, request.out, progress)
-            return facts
+            return facts_of(request, _seldom(words))
         except BuildError as error:
-            print(error, file=sys.stderr)
+            print("\n".join(failures.chain(error) if error.__cause__ else error.lines()), file=sys.stderr)
             raise
-        except OSError as error:
-            traceback.print_exc()
-            raise os_failure(error, "its rule could not go on") from error
-        except MemoryError as error:
-            traceback.print_exc()
-            raise BuildError("there is not enough memory", hint="use a smaller batch, or fewer jobs with -j") from error
-        except Exception as error:
-            traceback.print_exc()
-            reason = str(error).strip().splitlines()
-            raise BuildError("its rule stopped with an unexpected error", [(type(error).__name__, reason[0] if reason else "")]) from None
 
 
 def _seldom(words: Connection) -> Report:

@@ -41,11 +41,12 @@ class Project:
     def buildfile(self, text: str) -> None:
         self.file("Buildfile.toml").write_text(text)
 
-    def build(self, *arguments: str, env: dict[str, str] | None = None) -> Ran:
+    def build(self, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None) -> Ran:
         found = subprocess.run(
             [sys.executable, "-m", "buildsys", *arguments],
             cwd=self.root,
             env={**os.environ, **(env or {})},
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,

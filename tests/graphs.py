@@ -66,12 +66,14 @@ class World:
         observer.save()
         return found
 
-    def build(self, targets: Sequence[str] = ("*",), *, jobs: int = 2, keep_going: bool = False, force: bool = False) -> Outcome:
+    def build(
+        self, targets: Sequence[str] = ("*",), *, jobs: int = 2, keep_going: bool = False, force: bool = False, debug: bool = False
+    ) -> Outcome:
         self.log.write_text("")
         cache = self.cache()
         observer = cache.observer()
         plan = planning.make(self.graph(), cache, observer, targets, force=force)
-        outcome = execute(plan, cache, observer, Silent(), jobs=jobs, keep_going=keep_going)
+        outcome = execute(plan, cache, observer, Silent(), jobs=jobs, keep_going=keep_going, debug=debug)
         observer.save()
         return outcome
 

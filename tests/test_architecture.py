@@ -14,9 +14,9 @@ PACKAGE = Path(rules.__file__).parents[1]
 LAYERS = [
     ("cli",),
     ("execute", "reproduce"),
-    ("forkserver", "perform"),
+    ("forkserver", "perform", "debugging"),
     ("workers", "staging", "permission"),
-    ("plan", "preflight", "verdicts"),
+    ("plan", "preflight", "verdicts", "running"),
     ("card", "declared"),
     ("rendering",),
     ("outside",),
@@ -26,10 +26,11 @@ LAYERS = [
     ("rules",),
     ("store",),
     ("merging", "training", "evaluation", "tensors", "examples"),
-    ("hub", "measurements"),
+    ("hub", "measurements", "failures"),
     ("configuration",),
     ("files", "progress"),
     ("action", "errors", "marks", "machine"),
+    ("terminal",),
 ]
 NUMBERS = next(names for names in LAYERS if "merging" in names)
 RANK = {name: len(LAYERS) - place for place, names in enumerate(LAYERS) for name in names}
@@ -138,24 +139,24 @@ SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
     "adapter": (1, "32a52acc5a75e795"),
-    "apart": (1, "b48c5db0f9dff7b2"),
-    "bisect": (1, "ea75a32cd4e8016a"),
+    "apart": (1, "2d24d9b5e888cb6c"),
+    "bisect": (1, "4319cceb0759da01"),
     "check": (1, "fbb2cf93403107c9"),
     "combine": (1, "e88ef0ee32488368"),
-    "dataset": (1, "3ef2938d0a0288dd"),
-    "evaluate": (2, "8f10d33a6840ae91"),
+    "dataset": (1, "18fbdf37c1b0a0fc"),
+    "evaluate": (2, "7358e38feb6ec2db"),
     "extract": (2, "85f885636144b3e7"),
-    "icl": (1, "10226fe2872f0038"),
+    "icl": (1, "58384fc7f70c7270"),
     "judge": (2, "ea13da5c7bded427"),
     "merge": (2, "6d6aa1648149ffc3"),
     "model": (1, "0a74ed0db8e32578"),
     "pack": (1, "4556b6ad0272390f"),
     "pretrain": (1, "bcd204f18c4aadfa"),
-    "reference": (2, "917f6a02c26ba521"),
+    "reference": (2, "5f301b825a307a10"),
     "samples": (1, "7b5cfb47a226ab77"),
-    "search": (1, "afdd55bb6afad604"),
-    "train": (3, "1d7d8bd6c340ab9c"),
-    "tune": (2, "2fd16a3fdf6a4723"),
+    "search": (1, "0c9a8823ab4df017"),
+    "train": (3, "095631fb7470bf43"),
+    "tune": (2, "8de2bb981f3bc2fd"),
 }
 
 

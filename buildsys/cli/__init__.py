@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from buildsys.terminal import printable
+
 TYPE_CHECKING = False  # typing itself takes longer to load than an answer
 if TYPE_CHECKING:
     from typing import TextIO
@@ -26,10 +28,11 @@ def main() -> None:
     os._exit(code)
 
 
-def say(line: object) -> None:
-    """A line on stderr. Who has closed it does not want it: that fails no build."""
+def say(*lines: str) -> None:
+    """Lines on stderr, as a terminal may show them. Who has closed it does not want them: that fails no build."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        for line in lines:
+            print(printable(line), file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 
@@ -40,12 +43,14 @@ def silence(stream: TextIO) -> None:
 
 
 def _open_streams() -> None:
-    """The null device for a stream that whoever started us has closed, or the next file would take its number."""
+    """Streams that take every text: the null device for one that is closed, or the next file would take its number."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: its own
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
+        elif name != "stdin":
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # where it is ASCII, an arrow is shown as its code
 
 
 def _main() -> int:
@@ -55,7 +60,7 @@ def _main() -> int:
     try:
         folder = os.getcwd()
     except FileNotFoundError:
-        say("error: the current folder is gone\nhint: change to one that exists")
+        say("error: the current folder is gone", "hint: change to one that exists")
         return 2
     message = fresh.answer(sys.argv[1:], folder, seen)
     if message is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def _with(source: str, name: str, table: dict[str, Any]) -> str:
                 return found
         except tomli.TOMLDecodeError:
             continue
-    raise UsageError("the Buildfile has no place for another [behavior.…] table", hint=f"write it by hand:\n{text}")
+    raise UsageError(
+        "the Buildfile has no place for another [behavior.…] table", [(line,) for line in text.splitlines()], "write it by hand"
+    )
 
 
 def _after_last(source: str) -> list[int]:
@@ -97,7 +100,7 @@ def _specified(root: Path, pattern: str, node: str) -> dict[Path, bytes | None]:
         path.write_bytes(_with_aspect(old.decode(), [*nodes[id_].aspects, aspect]).encode())
         return {path: old}
     path = root / Path(pattern).parent / f"{id_}.md"
-    if path.exists() or not _NAME.fullmatch(id_) or "*" in str(Path(pattern).parent):
+    if path.exists() or not _NAME.fullmatch(id_) or glob.has_magic(str(Path(pattern).parent)):
         raise UsageError(
             f"node '{node}' is not in {Path(pattern).parent}/",
             [("file", str(path))],

@@ -14,7 +14,7 @@ import click
 from buildsys import plan as planning
 from buildsys.cli import project as projects
 from buildsys.cli import say
-from buildsys.cli.command_line import EXIT_CODE, command, debug_option, folder_option, json_option, say_notices, show_data
+from buildsys.cli.command_line import INVOCATION, command, debug_option, folder_option, json_option, say_notices, show_data
 from buildsys.errors import BuildError, UsageError, aligned
 from buildsys.store import checking, secret, trusting
 from buildsys.store.cache import EARLIER, Cache
@@ -51,7 +51,7 @@ class _Seldom:
 @folder_option
 @json_option
 @debug_option
-def check(target: str | None, folder: str, as_json: bool, debug: bool) -> None:
+def check(target: str | None, folder: str, as_json: bool) -> None:
     """Hash everything in the cache again; with TARGET, make it again beside the cache and compare digests."""
     project = projects.opened(folder, click.get_current_context().obj)
     if target is not None:
@@ -64,13 +64,13 @@ def check(target: str | None, folder: str, as_json: bool, debug: bool) -> None:
             findings.problems.append((f"out/{name}", f"{plan.targets[name].output}: the next build puts it right"))
     findings.checked["outputs"] = sum(plan.targets[name].state == "fresh" for name in plan.selected)
     project.cache.stat_cache.save()
-    EXIT_CODE[0] = 1 if findings.problems else 0
+    INVOCATION.exit_code = 1 if findings.problems else 0
     counts = ", ".join(f"{number} {kind}" for kind, number in findings.checked.items())
     lines = aligned(findings.problems, indent="")
     number = len(findings.problems)
     lines.append(f"{counts}: {_problems(number)}")
     problems = [{"path": path, "problem": text} for path, text in findings.problems]
-    show_data({"exit": EXIT_CODE[0], "checked": findings.checked, "problems": problems}, lines, as_json)
+    show_data({"exit": INVOCATION.exit_code, "checked": findings.checked, "problems": problems}, lines, as_json)
 
 
 def _problems(number: int) -> str:
@@ -88,15 +88,15 @@ def _check_target(project: projects.Project, pattern: str, as_json: bool) -> Non
     data: dict[str, Any] = {}
     lines: list[str] = []
     for name in plan.selected:
-        compared = reproduce.compare(plan, project.cache, project.observer, name, _Seldom(name).of_step)
+        compared = reproduce.compare(plan, project.cache, project.observer, name, _Seldom(name).of_step, debug=INVOCATION.debug)
         data[name] = {step: {field: value for field, value in vars(one).items() if value} for step, one in compared.items()}
         for step, one in compared.items():
             lines.append(f"{step}: {one.state}{f'  {one.recorded[:16]}' if one.state == 'same' else ''}")
             lines += aligned([(file, f"{old[:16] or 'none'} → {new[:16] or 'none'}") for file, (old, new) in (one.differs or {}).items()])
             lines += aligned([("made on", one.made_on), ("made here", one.made_here)]) if one.state == "not comparable" else []
     states = [one["state"] for steps in data.values() for one in steps.values()]
-    EXIT_CODE[0] = 1 if "different" in states or set(states) <= {"not built"} else 0
-    show_data({"exit": EXIT_CODE[0], "targets": data}, lines, as_json)
+    INVOCATION.exit_code = 1 if "different" in states or set(states) <= {"not built"} else 0
+    show_data({"exit": INVOCATION.exit_code, "targets": data}, lines, as_json)
 
 
 @command.group("cache")
@@ -111,7 +111,7 @@ def cache() -> None:
 @folder_option
 @json_option
 @debug_option
-def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_json: bool, debug: bool) -> None:
+def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_json: bool) -> None:
     """Adopt what this cache says without a mark of yours, once, after saying what that means."""
     path = projects.root(folder) / "cache"
     if file is not None and variable is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from buildsys.graph import Graph
 from buildsys.memory import Node
+from buildsys.terminal import printable
 
 
 def described(graph: Graph, nodes: dict[str, Node], problems: list[str]) -> dict[str, Any]:
@@ -72,8 +73,8 @@ def mermaid(found: dict[str, Any]) -> list[str]:
     """A flowchart for Markdown: memory nodes are round, links between them dotted."""
     lines = ["flowchart LR"]
     names = _numbered(found)
-    lines += [f'  {names[f"node {id_}"]}(["{id_}"])' for id_ in found["nodes"]]
-    lines += [f'  {names[name]}["{name}"]' for name in found["targets"]]
+    lines += [f'  {names[f"node {id_}"]}(["{_mermaid_text(id_)}"])' for id_ in found["nodes"]]
+    lines += [f'  {names[name]}["{_mermaid_text(name)}"]' for name in found["targets"]]
     lines += [f"  {names[left]} {'-.->' if dotted else '-->'} {names[right]}" for left, right, dotted in _edges(found)]
     return lines
 
@@ -81,10 +82,23 @@ def mermaid(found: dict[str, Any]) -> list[str]:
 def dot(found: dict[str, Any]) -> list[str]:
     """The same for Graphviz."""
     lines = ["digraph build {", "  rankdir=LR;"]
-    lines += [f'  "node {id_}" [label="{id_}", shape=ellipse];' for id_ in found["nodes"]]
-    lines += [f'  "{name}" [shape=box];' for name in found["targets"]]
-    lines += [f'  "{left}" -> "{right}"{" [style=dotted]" if dotted else ""};' for left, right, dotted in _edges(found)]
+    lines += [f"  {_quoted(f'node {id_}')} [label={_quoted(id_)}, shape=ellipse];" for id_ in found["nodes"]]
+    lines += [f"  {_quoted(name)} [shape=box];" for name in found["targets"]]
+    lines += [f"  {_quoted(left)} -> {_quoted(right)}{' [style=dotted]' if dotted else ''};" for left, right, dotted in _edges(found)]
     return [*lines, "}"]
+
+
+def _mermaid_text(text: str) -> str:
+    """A label between quotes: Mermaid reads quotes, HTML, Markdown and its own entities there, so what is not plain goes as a code."""
+    return "".join([c if c.isalnum() or c in " _-.,:/+=()" else f"#{ord(c)};" for c in printable(text)])
+
+
+def _quoted(text: str) -> str:
+    """A quoted string of DOT, whose labels know escapes with a backslash and entities of HTML."""
+    text = printable(text)
+    for character, spelling in (("\\", r"\\"), ('"', r"\""), ("&", "&amp;")):
+        text = text.replace(character, spelling)
+    return f'"{text}"'
 
 
 def _numbered(found: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def _temperature(context: click.Context, option: click.Parameter, value: float) 
 @debug_option
 def make(
     targets: tuple[str, ...], folder: str, dry_run: bool, keep_going: bool, jobs: int | None, force: bool, as_json: bool,
-    quiet: bool, verbose: bool, debug: bool,
+    quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Make TARGETS (names or globs; none: the file's default)."""
     project = projects.opened(folder, click.get_current_context().obj)
@@ -66,14 +65,12 @@ def make(
         for line in show.status(plan):
             say(line)
     started = time.monotonic()
-    outcome = executed(project, plan, jobs, keep_going=keep_going, quiet=quiet)
-    for line in show.failures(outcome):
-        say(line)
+    outcome = executed(project, plan, jobs, keep_going=keep_going, quiet=quiet, as_json=as_json)
     if not quiet:
         nothing = plan.nothing_to_do()
         say(projects.up_to_date(plan) if nothing else show.summary(outcome, plan, time.monotonic() - started))
     if as_json:
-        print(json.dumps(show.outcome_json(outcome), ensure_ascii=False))
+        show_data(show.outcome_json(outcome), [], as_json)
     if outcome.exit_code == 0 and not plan.nothing_to_do():
         projects.settle(project, targets)
 
@@ -83,7 +80,7 @@ def make(
 @folder_option
 @json_option
 @debug_option
-def status(targets: tuple[str, ...], folder: str, as_json: bool, debug: bool) -> None:
+def status(targets: tuple[str, ...], folder: str, as_json: bool) -> None:
     """Show what is fresh, stale or unknown yet, and why."""
     _, plan = planned(folder, targets or ("*",))
     show_data(show.plan_json(plan), show.status(plan), as_json)
@@ -94,7 +91,7 @@ def status(targets: tuple[str, ...], folder: str, as_json: bool, debug: bool) ->
 @folder_option
 @json_option
 @debug_option
-def why(target: str, folder: str, as_json: bool, debug: bool) -> None:
+def why(target: str, folder: str, as_json: bool) -> None:
     """Show what changed since TARGET was last made."""
     project, plan = planned(folder, (target,))
     lines = [line for name in plan.selected for line in show.why(project, plan, name)]
@@ -106,7 +103,7 @@ def why(target: str, folder: str, as_json: bool, debug: bool) -> None:
 @folder_option
 @json_option
 @debug_option
-def list_(folder: str, as_json: bool, debug: bool) -> None:
+def list_(folder: str, as_json: bool) -> None:
     """List the targets."""
     targets = projects.opened(folder, click.get_current_context().obj).graph.targets.values()
     found = {one.name: {"kind": one.kind, "node": one.node} for one in targets}
@@ -118,7 +115,7 @@ def list_(folder: str, as_json: bool, debug: bool) -> None:
 @folder_option
 @json_option
 @debug_option
-def show_(target: str, folder: str, as_json: bool, debug: bool) -> None:
+def show_(target: str, folder: str, as_json: bool) -> None:
     """Show an artifact: digest, files, facts, lineage; norms of a vector, angles and conflicts of a merge."""
     project, plan = planned(folder, (target,))
     found = [{**show.artifact_json(project, plan, name), "inside": inside.measured(project, plan, name)} for name in plan.selected]
@@ -143,7 +140,7 @@ def show_(target: str, folder: str, as_json: bool, debug: bool) -> None:
 @json_option
 @debug_option
 def sample(
-    target: str, prompt: str, max_new_tokens: int, temperature: float, seed: int, folder: str, as_json: bool, debug: bool
+    target: str, prompt: str, max_new_tokens: int, temperature: float, seed: int, folder: str, as_json: bool
 ) -> None:  # fmt: skip
     """Generate from a built model."""
     project, plan = planned(folder, (target,))
@@ -156,7 +153,7 @@ def sample(
     from buildsys.evaluation.generate import continuation
 
     text = continuation(project.cache.outputs.path(name), prompt, max_new_tokens, temperature, seed, project.graph.template_date)
-    show_data({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json)
+    show_data({"exit": 0, "target": name, "prompt": prompt, "text": text}, [text], as_json, keep="\n\t")
 
 
 @command.command("export")
@@ -167,7 +164,7 @@ def sample(
 @folder_option
 @json_option
 @debug_option
-def export(target: str, directory: str, form: str, rank: int | None, folder: str, as_json: bool, debug: bool) -> None:
+def export(target: str, directory: str, form: str, rank: int | None, folder: str, as_json: bool) -> None:
     """Copy a built target out of the cache: a model's folder, or what it adds to its base as a LoRA adapter."""
     project, plan = planned(folder, (target,))
     if (form == "lora") != (rank is not None):

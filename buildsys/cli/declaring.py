@@ -9,7 +9,7 @@ import click
 
 from buildsys import permission
 from buildsys import plan as planning
-from buildsys.cli import adding, chart, say, show
+from buildsys.cli import adding, chart, say
 from buildsys.cli import bisect as bisection
 from buildsys.cli import project as projects
 from buildsys.cli.command_line import (
@@ -26,16 +26,16 @@ from buildsys.cli.command_line import (
 @click.option("--revoke", is_flag=True, help="Take the permission back.")
 @folder_option
 @debug_option
-def allow(revoke: bool, folder: str, debug: bool) -> None:
+def allow(revoke: bool, folder: str) -> None:
     """Let this project run code of its own as it is now: judges, and the files of lm_eval tasks. Changed files ask again."""
     root = projects.root(folder)
     if revoke:
         permission.revoke(root)
-        print(f"{root} may no longer run code of its own")
+        show_data({}, [f"{root} may no longer run code of its own"], as_json=False)
         return
     project = projects.opened(folder, click.get_current_context().obj)
     names = permission.allow(root, project.graph, project.observer)
-    print("\n".join([*(f"  {name}" for name in names), f"{root} may run {_number(names)} of its own"]))
+    show_data({}, [*(f"  {name}" for name in names), f"{root} may run {_number(names)} of its own"], as_json=False)
 
 
 def _number(files: list[str]) -> str:
@@ -47,7 +47,7 @@ def _number(files: list[str]) -> str:
 @folder_option
 @json_option
 @debug_option
-def graph(form: str, folder: str, as_json: bool, debug: bool) -> None:
+def graph(form: str, folder: str, as_json: bool) -> None:
     """Show the memory graph and what becomes of it: node → behaviour → vector → merges; say where they do not map 1:1."""
     opened = projects.opened(folder, click.get_current_context().obj).graph
     found = chart.described(opened, dict(opened.nodes), list(opened.misfits))
@@ -58,6 +58,7 @@ def graph(form: str, folder: str, as_json: bool, debug: bool) -> None:
 
 
 @command.group("add")
+@debug_option
 def add() -> None:
     """Declare something new in the Buildfile."""
 
@@ -74,7 +75,7 @@ def add() -> None:
 @json_option
 @debug_option
 def add_behavior(
-    name: str, node: str, examples: str, rows: str | None, base: str | None, folder: str, as_json: bool, debug: bool
+    name: str, node: str, examples: str, rows: str | None, base: str | None, folder: str, as_json: bool
 ) -> None:  # fmt: skip
     """Write the table of a behaviour, and its node; comments and order of the file stay."""
     root = projects.root(folder)
@@ -92,15 +93,13 @@ def add_behavior(
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors and the result only.")
 @debug_option
-def bisect(target: str, metric: str, folder: str, jobs: int | None, as_json: bool, quiet: bool, debug: bool) -> None:
+def bisect(target: str, metric: str, folder: str, jobs: int | None, as_json: bool, quiet: bool) -> None:
     """Find which vectors of a merge cost it a metric: the merge without each of them, then without pairs."""
     project = projects.opened(folder, click.get_current_context().obj)
     name = project.graph.selected((target,))[0]
     graph, step = bisection.asked(project.graph, name, metric)
     plan = planning.make(graph, project.cache, project.observer, (step,))
-    outcome = executed(project, plan, jobs, keep_going=False, quiet=quiet)
-    for line in show.failures(outcome):
-        say(line)
+    outcome = executed(project, plan, jobs, keep_going=False, quiet=quiet, as_json=as_json)
     if outcome.exit_code == 0:
         after = planning.make(graph, project.cache, project.cache.observer(), (step,)).steps[step]
         assert after.artifact is not None

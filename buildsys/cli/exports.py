@@ -92,11 +92,10 @@ def _adapter(project: Project, plan: Plan, target: str, rank: int, out: Path) ->
 
 def base_of(stage: Stage, step: str) -> str:
     """The step of the base that a vector was taken from."""
-    inputs = stage.graph.steps[step].inputs
-    if "base" in inputs:
-        return _step_of(inputs["base"])
-    given = inputs.get("vector") or inputs["vectors"]
-    return base_of(stage, _step_of(given[0] if isinstance(given, tuple) else given))
+    while "base" not in (inputs := stage.graph.steps[step].inputs):
+        given = inputs.get("vector") or inputs["vectors"]
+        step = _step_of(given[0] if isinstance(given, tuple) else given)
+    return _step_of(inputs["base"])
 
 
 def _step_of(source: object) -> str:

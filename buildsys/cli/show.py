@@ -55,7 +55,7 @@ def failures(outcome: Outcome) -> list[str]:
             error = result.error
             facts = [*error.facts, *([("log", result.log)] if result.log else [])]
             headline = error.headline if error.headline.startswith(name) else f"{name}: {error.headline}"
-            lines.append(str(BuildError(headline, facts, error.hint)))
+            lines += BuildError(headline, facts, error.hint).lines()
     return lines
 
 

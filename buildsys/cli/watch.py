@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from buildsys.cli import say
 from buildsys.errors import BuildError
 from buildsys.graph import Step
+from buildsys.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -63,7 +64,7 @@ class Live:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(file=sys.__stderr__, highlight=False)  # colors are ours
         columns = [TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}", style="dim", markup=False)]
         if self._console.width >= 100:
             columns.insert(1, BarColumn(20))  # type: ignore[arg-type]
@@ -78,26 +79,34 @@ class Live:
         self._progress.stop()
 
     def started(self, step: Step) -> None:
-        self._tasks[step.name] = self._progress.add_task(step.name, total=None, text=step.rule)
+        self._tasks[step.name] = self._progress.add_task(printable(step.name), total=None, text=step.rule)
 
     def progress(self, step: Step, text: str, share: float | None) -> None:
-        self._progress.update(self._tasks[step.name], text=text, total=1.0 if share is not None else None, completed=share or 0.0)
+        total = 1.0 if share is not None else None
+        self._progress.update(self._tasks[step.name], text=printable(text), total=total, completed=share or 0.0)
 
     def noted(self, step: Step, text: str) -> None:
-        self._console.print(f"  {step.name}: {text}", markup=False)
+        self._print(printable(f"  {step.name}: {text}"))
 
     def ended(self, step: Step, seconds: float) -> None:
-        self._end(step, f"[green]✓[/] {step.name} [dim]{seconds:.1f} s[/]")
+        self._end(step, ("✓", "green"), f" {printable(step.name)} ", (f"{seconds:.1f} s", "dim"))
 
     def failed(self, step: Step, error: BuildError) -> None:
-        self._end(step, f"[red]✗[/] {step.name}")
+        self._end(step, ("✗", "red"), f" {printable(step.name)}")
 
-    def _end(self, step: Step, line: str) -> None:
+    def _end(self, step: Step, *line: str | tuple[str, str]) -> None:
         task = self._tasks.pop(step.name, None)
         if task is not None:
             self._progress.remove_task(task)
-        self._console.print(line)
+        self._print(*line)
+
+    def _print(self, *line: str | tuple[str, str]) -> None:
+        """Text, or (text, style), as it stands: a name that looks like rich's markup or an emoji's code is neither."""
+        from rich.text import Text
+
+        self._console.print(Text.assemble(*line))
 
 
-def watcher(quiet: bool) -> Lines | Live:
-    return Live() if sys.stderr.isatty() and not quiet else Lines(quiet)
+def watcher(quiet: bool, plain: bool) -> Lines | Live:
+    """plain  lines on a terminal too, which a debugger has for itself"""
+    return Live() if sys.stderr.isatty() and not (quiet or plain) else Lines(quiet)

@@ -83,13 +83,17 @@ def add(reader: Reader, name: str, where: Where, given: Checks) -> None:
     reader.targets[at] = replace(reader.targets[at], steps=(*reader.targets[at].steps, *looked, *(step.name for step in steps)))
 
 
-def _members(reader: Reader, target: str, seen: frozenset[str] = frozenset()) -> list[Member]:
-    """The vectors of a merge, then those of the merges that it is made on."""
-    if target not in reader.composed or target in seen:
-        return []
-    base, own = reader.composed[target]
-    named = {one.label for one in own}
-    return [*own, *(one for one in _members(reader, base, seen | {target}) if one.label not in named)]
+def _members(reader: Reader, target: str) -> list[Member]:
+    """The vectors of a merge, then those of the merges that it is made on, each label by the highest that has it."""
+    members: list[Member] = []
+    named: set[str] = set()
+    walked: set[str] = set()
+    while target in reader.composed and target not in walked:
+        walked.add(target)
+        target, own = reader.composed[target]
+        members += [one for one in own if one.label not in named]
+        named |= {one.label for one in own}
+    return members
 
 
 def _looked(

@@ -108,7 +108,7 @@ _THEIRS = {
 
 def _named(reader: Reader, where: Where, given: Merged, vector: str, coefficient: Any, base: str | None) -> _Taken | None:
     at = (*where, "vectors", vector)
-    known = [*reader.file.known["behavior"], *reader.file.known["vector"]]
+    known = reader.vector_names
     good = _coefficient(reader, at, vector, coefficient)
     if vector not in known:
         close = nearest(vector, known)
@@ -178,7 +178,7 @@ def _fits(reader: Reader, at: Where, vector: str, step: str, given: Merged, base
     own = reader.base_of(step)
     if base is None or own is None or given.other_base:
         return True
-    if any(reader.same_base(own, one) for one in reader.lineage(base)):
+    if reader.descends(base, own):
         return True
     hint = "other_base = true adds it to a base of the same shapes all the same"
     reader.file.problem(at, f"vector '{vector}' was taken from {own}, and this merge is on {base}", hint)

@@ -11,7 +11,7 @@ from buildsys.declared.reader import Reader, Where
 from buildsys.errors import UsageError
 from buildsys.examples.rows import Part, numbered
 from buildsys.graph import Output, Rows, Step
-from buildsys.tables import Behavior, Merged, Vector
+from buildsys.tables import Behavior, Vector
 
 Seen = Sequence[Rows | Output]
 
@@ -36,7 +36,7 @@ TUNED = Rule("the rows that tune the merge", "rows that judge a merge would tune
 def trained_on(reader: Reader, name: str) -> list[Rows | Output]:
     """The rows that a vector was trained on, those of its parts for one that is made of others: files, or steps that fetch them."""
     found: list[Rows | Output] = []
-    for one in _trained(reader, name, set()):
+    for one in _trained(reader, name):
         table = reader.file.behavior.get(one) or reader.file.vector.get(one)
         if isinstance(table, Vector) and table.icl is not None:
             found.append(Rows(reader.place(table.icl.examples)))
@@ -53,41 +53,53 @@ def trained_on(reader: Reader, name: str) -> list[Rows | Output]:
 
 def seen_by(reader: Reader, name: str) -> list[Rows | Output]:
     """The rows that a vector was trained on, and those that its training held still."""
-    tables = [reader.file.behavior[one] for one in _trained(reader, name, set()) if one in reader.file.behavior]
+    tables = [reader.file.behavior[one] for one in _trained(reader, name) if one in reader.file.behavior]
     kept = [path for table in tables if table.train.keep is not None for path in table.train.keep.files()]
     return [*trained_on(reader, name), *(Rows(reader.place(path)) for path in kept)]
 
 
-def _trained(reader: Reader, name: str, seen: set[str]) -> list[str]:
+def _trained(reader: Reader, name: str) -> list[str]:
     """The vectors that a vector comes from, itself included: parts of a sum or an analogy, those of a model that it is taken from.
 
     name  of a table, or a merge's list calls it by the model that it is taken from
     """
-    if name in seen:
-        return []
-    seen.add(name)
+    walk = [name]
+    walked: dict[str, None] = {}
+    while walk:
+        part = walk.pop()
+        if part not in walked:
+            walked[part] = None
+            walk += reversed(_parts(reader, part))
+    return list(walked)
+
+
+def _parts(reader: Reader, name: str) -> list[str]:
     if name in reader.file.behavior:
-        return [name]
+        return []
     table = reader.file.vector.get(name)
     if table is None:
-        parts = _in_model(reader, name, set())
-    else:
-        named = table.analogy
-        parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
-        parts += _in_model(reader, table.of or "", set())
-    return [name, *(one for part in parts for one in _trained(reader, part, seen))]
+        return _in_model(reader, name)
+    named = table.analogy
+    parts = list(table.sum or {}) or ([named.c, named.b, named.a] if named is not None else [])
+    return parts + _in_model(reader, table.of or "")
 
 
-def _in_model(reader: Reader, model: str, seen: set[str]) -> list[str]:
+def _in_model(reader: Reader, model: str) -> list[str]:
     """The vectors in a merged model and in those that it is made on, by its full name."""
-    merged = reader.file.merged.get(model.removeprefix("merged-")) if model.startswith("merged-") else None
-    if not isinstance(merged, Merged) or model in seen:
-        return []
-    below = _in_model(reader, merged.base, {*seen, model}) if isinstance(merged.base, str) else []
-    if isinstance(merged.vectors, dict):
-        return [*merged.vectors, *below]
-    listed = [one.vector for one in merged.vectors if one.vector is not None]
-    return [*listed, *(name for one in merged.vectors for name in _in_model(reader, one.of or "", {*seen, model})), *below]
+    vectors: dict[str, None] = {}
+    walk, walked = [model], set()
+    while walk:
+        model = walk.pop()
+        merged = reader.file.merged.get(model.removeprefix("merged-")) if model.startswith("merged-") else None
+        if merged is None or model in walked:
+            continue
+        walked.add(model)
+        listed = [] if isinstance(merged.vectors, dict) else merged.vectors
+        taken = merged.vectors if isinstance(merged.vectors, dict) else [one.vector for one in listed if one.vector is not None]
+        vectors |= dict.fromkeys(taken)
+        below = [merged.base] if isinstance(merged.base, str) else []
+        walk += reversed([*(one.of for one in listed if one.of is not None), *below])
+    return list(vectors)
 
 
 def distinct(reader: Reader, where: Where, tested: Rows) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from buildsys import memory, outside
 from buildsys.buildfile import Buildfile
+from buildsys.declared.lineage import Lineage
 from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
 from buildsys.graph import Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
-from buildsys.tables import Source as Inline
 
 Where = tuple[str, ...]
 Inputs = dict[str, Source | tuple[Source, ...]]
@@ -76,6 +77,27 @@ class Reader:
         self.composed: dict[str, tuple[str, list[Member]]] = {}
         self.tuned: dict[str, list[Rows | Output]] = {}
         self.asked: dict[Rows, frozenset[str]] = {}
+        self.lineage = Lineage(file)
+        self._bases: dict[str, str] = {}  # of steps that make vectors
+        self.bases_of_tables: dict[str, str] = {}  # of vectors by name, where their tables say so
+
+    # every name of a kind, in the file's order
+
+    @cached_property
+    def merged_names(self) -> dict[str, None]:
+        return dict.fromkeys(f"merged-{name}" for name in self.file.known["merged"])
+
+    @cached_property
+    def model_names(self) -> dict[str, None]:
+        return dict.fromkeys([*(f"base-{name}" for name in self.file.known["base"]), *self.merged_names])
+
+    @cached_property
+    def vector_names(self) -> dict[str, None]:
+        return dict.fromkeys([*self.file.known["behavior"], *self.file.known["vector"]])
+
+    @cached_property
+    def node_names(self) -> dict[str, None]:
+        return dict.fromkeys(name for node in self.nodes.values() for name in node.names())
 
     def read_memory(self) -> None:
         try:
@@ -91,7 +113,7 @@ class Reader:
     def base(self, where: Where, name: str | None) -> str | None:
         """The step that makes a base: that of a `[base.*]` table, or of a merged target by its full name."""
         known = self.file.known["base"]
-        merged = [f"merged-{one}" for one in self.file.known["merged"]]
+        merged = self.merged_names
         if name is None:
             if len(known) == 1:
                 name = known[0]
@@ -107,23 +129,10 @@ class Reader:
             return None
         return f"base-{name}" if name in self.file.base else None
 
-    def lineage(self, base: str) -> list[str]:
-        """A base and those that it descends from, the nearest first."""
-        found = [base]
-        while found[-1].startswith("merged-"):
-            merged = self.file.merged.get(found[-1].removeprefix("merged-"))
-            if merged is None:
-                break
-            if isinstance(merged.base, Inline):
-                found.append(f"{found[-1]}:base")
-                break
-            known = self.file.known["base"]
-            name = merged.base or (known[0] if len(known) == 1 else "")
-            below = name if name.startswith("merged-") else f"base-{name}"
-            if below in found:  # a cycle, which is reported as one
-                break
-            found.append(below)
-        return found
+    def descends(self, base: str, other: str) -> bool:
+        """True where a base is another one, or was made on it: a vector of the other can be added to it."""
+        root = self.lineage.root(base)
+        return root is None or self.lineage.descends(base, other) or self.same_base(root, other)
 
     def same_base(self, one: str, other: str) -> bool:
         """True for two names of one base: the same table, or two tables that name the same folder or revision."""
@@ -133,7 +142,7 @@ class Reader:
         return left is not None and right is not None and left.rule == right.rule == "model" and _is(left) == _is(right)
 
     def node(self, where: Where, node: str | None) -> None:
-        known = [name for one in self.nodes.values() for name in one.names()]
+        known = self.node_names
         if node is None or node in known or self.later:
             return
         pattern = self.file.graph.nodes
@@ -155,7 +164,7 @@ class Reader:
         """The examples that a memory node holds itself, for a behaviour that names no file."""
         held = self.node_rows(name, part)
         if held is None:
-            if any(name in node.names() for node in self.nodes.values()):
+            if name in self.node_names:
                 fence = "```jsonl" + (f" {name.partition('#')[2]}" if "#" in name else "")
                 hint = f"give it 'examples', or put rows into the node, between lines '{fence}' and '```'"
                 self.file.problem(where, f"'examples' is missing, and node '{name}' holds none", hint)
@@ -193,14 +202,16 @@ class Reader:
     def base_of(self, vector: str) -> str | None:
         """The step of the base that a vector's step was taken from."""
         step = self.steps.get(vector)
-        seen: set[str] = set()
-        while step is not None and step.name not in seen:
-            seen.add(step.name)
-            found = step.inputs.get("base")
-            if isinstance(found, Output):
-                return found.step
+        walked: dict[str, None] = {}
+        base = None
+        while step is not None and step.name not in walked and base is None:
+            walked[step.name] = None
+            given = step.inputs.get("base")
+            base = given.step if isinstance(given, Output) else self._bases.get(step.name)
             step = self._first_part(step.inputs)
-        return None
+        if base is not None:
+            self._bases.update(dict.fromkeys(walked, base))
+        return base
 
     def _first_part(self, inputs: Mapping[str, Source | tuple[Source, ...]]) -> Step | None:
         for role in ("vector", "vectors"):

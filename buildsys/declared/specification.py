@@ -28,7 +28,7 @@ def problems(file: Buildfile, nodes: Mapping[str, Node]) -> list[str]:
         found += [f"node '{name}' has no vector" for name in node.specified() if name not in on and node.id not in on]
     found += [f"vector '{name}' has no node" for name in bare]
     found += [f"node '{name}' has {len(vectors)} vectors: {', '.join(vectors)}" for name, vectors in on.items() if len(vectors) > 1]
-    known = [name for node in nodes.values() for name in node.names()]
+    known = dict.fromkeys(name for node in nodes.values() for name in node.names())
     for node in nodes.values():
         for link in node.links:
             if link not in known:

@@ -77,8 +77,7 @@ def taken(reader: Reader, step: str, target: str, where: Where, given: Vector | 
 
 def model_target(reader: Reader, where: Where, name: str) -> str | None:
     """The step of a model target, by its full name."""
-    file = reader.file
-    known = [f"{kind}-{one}" for kind in ("base", "merged") for one in file.known[kind]]
+    file, known = reader.file, reader.model_names
     if name not in known:
         close = nearest(name, known)
         hint = f"the nearest is '{close}'" if close else f"models are {', '.join(known) or 'none'}"
@@ -90,7 +89,7 @@ def model_target(reader: Reader, where: Where, name: str) -> str | None:
 
 def _combined(reader: Reader, step: str, target: str, where: Where, given: Vector) -> list[str]:
     parts = _parts(given)
-    known = [*reader.file.known["behavior"], *reader.file.known["vector"]]
+    known = reader.vector_names
     unknown = [name for name, _ in parts if name not in known]
     for name in unknown:
         close = nearest(name, known)
@@ -121,7 +120,7 @@ def _base_of_parts(reader: Reader, where: Where, given: Vector) -> str | None:
     """The one base that all parts come from."""
     found: dict[str, str] = {}
     for name, _ in _parts(given):
-        base = _base_of_table(reader, name, set())
+        base = _base_of_table(reader, name)
         if base is not None:
             found[name] = base
     names = list(found)
@@ -138,16 +137,25 @@ def _base_of_parts(reader: Reader, where: Where, given: Vector) -> str | None:
     return found[names[0]] if names else None
 
 
-def _base_of_table(reader: Reader, name: str, seen: set[str]) -> str | None:
+def _base_of_table(reader: Reader, name: str) -> str | None:
     """What a vector's table says of its base; that of its first part for a sum. Problems are reported with the table itself."""
-    file = reader.file
-    table = file.behavior.get(name) or file.vector.get(name)
-    if table is None or name in seen:
-        return None
-    if isinstance(table, Vector) and (table.sum is not None or table.analogy is not None):
-        return next((base for part, _ in _parts(table) if (base := _base_of_table(reader, part, {*seen, name}))), None)
-    known = file.known["base"]
-    given = table.base or (known[0] if len(known) == 1 else None)
-    if given is None:
-        return None
-    return given if given.startswith("merged-") else f"base-{given}"
+    file, known = reader.file, reader.file.known["base"]
+    walk = [name]
+    walked: dict[str, None] = {}
+    straight = True
+    while walk:
+        part = walk.pop()
+        table = None if part in walked else file.behavior.get(part) or file.vector.get(part)
+        base = reader.bases_of_tables.get(part)
+        walked[part] = None
+        if base is None and isinstance(table, Vector) and (table.sum is not None or table.analogy is not None):
+            walk += [inner for inner, _ in reversed(_parts(table))]
+            continue
+        if base is None and table is not None:
+            given = table.base or (known[0] if len(known) == 1 else None)
+            base = given if given is None or given.startswith("merged-") else f"base-{given}"
+        if base is not None:
+            reader.bases_of_tables.update(dict.fromkeys(walked if straight else [name], base))
+            return base
+        straight = False  # what was walked is no longer a chain of first parts
+    return None

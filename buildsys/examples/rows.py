@@ -120,20 +120,30 @@ def part(rows: Sequence[Row], which: Part) -> list[Row]:
     """
     if which == "all":
         return list(rows)
-    found = [
-        (name, row) for name, row in ((asked(row), row) for row in rows) if (int(name, 16) % HELD_OUT_SHARE == 0) == (which == "held-out")
-    ]
+    return [rows[position] for position in positions([asked(row) for row in rows], which)]
+
+
+def positions(names: Sequence[str], which: Part) -> list[int]:
+    """Where the rows of a part stand, given what `asked` says of all of them."""
+    if which == "all":
+        return list(range(len(names)))
+    found = [position for position, name in enumerate(names) if (int(name, 16) % HELD_OUT_SHARE == 0) == (which == "held-out")]
     if which == "train":
-        return [row for _, row in found]
-    once: dict[str, Row] = {}
-    for name, row in found:
-        once.setdefault(name, row)
+        return found
+    once: dict[str, int] = {}
+    for position in found:
+        once.setdefault(names[position], position)
     return list(once.values())
 
 
 def bucket(row: Row) -> int:
     """A fixed number of the row, spread evenly: what splits are made by."""
-    return int(digest_of(canonical_bytes(row))[:12], 16)
+    return bucket_of(canonical_bytes(row))
+
+
+def bucket_of(line: bytes) -> int:
+    """The same of a row that is spelled already."""
+    return int(digest_of(line)[:12], 16)
 
 
 def asked(row: Row) -> str:

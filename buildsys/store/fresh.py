@@ -105,7 +105,7 @@ def forget(cache: str, targets: list[str]) -> None:
 def record_path(cache: str, targets: list[str]) -> str:
     """Another interpreter, another copy of this program, another home or another boot may find something else to do."""
     context = [sys.version, __file__, os.path.expanduser("~"), this_boot()]
-    name = blake2b("\0".join([*context, *targets]).encode(), digest_size=16).hexdigest()
+    name = blake2b("\0".join([*context, *targets]).encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return os.path.join(cache, "fresh", name)
 
 

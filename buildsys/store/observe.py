@@ -98,19 +98,24 @@ class Observer:
         return self.derived(folder, "names", lambda path: "/".join(sorted(os.listdir(path)))).split("/")
 
     def glob(self, root: Path, pattern: str) -> list[Path]:
-        """The files that match, sorted; every folder that a new match could appear in is observed."""
-        place = root / pattern
+        """The files that match, sorted; every folder that a new match could appear in is observed.
+
+        root  a path as it is: what looks like a pattern in it is a name
+        """
         if not glob.has_magic(pattern):
+            place = root / pattern
             return [place] if self.signature(place) else []
-        fixed = Path(*_before_magic(place.parts))
-        self.signature(fixed)
-        deep = place.relative_to(fixed).parts[:-1]
-        for depth in range(1, len(deep) + 1):
-            recursive = any(part == "**" for part in deep[:depth])
-            for folder in glob.glob(str(fixed.joinpath(*deep[:depth])), recursive=recursive):
-                if os.path.isdir(folder):
-                    self.signature(folder.rstrip(os.sep))
-        return sorted(Path(found) for found in glob.glob(str(place), recursive=True) if self._is_file(found))
+        parts = Path(pattern).parts
+        fixed = _before_magic(parts)
+        top, parts = root.joinpath(*fixed), parts[len(fixed) :]
+        self.signature(top)
+        for depth in range(1, len(parts)):
+            recursive = "**" in parts[:depth]
+            for folder in glob.glob(os.path.join(*parts[:depth]), root_dir=top, recursive=recursive):
+                if os.path.isdir(top / folder):
+                    self.signature(top / folder)
+        matches = glob.glob(os.path.join(*parts), root_dir=top, recursive=True)
+        return sorted(top / match for match in matches if self._is_file(str(top / match)))
 
     def _is_file(self, path: str) -> bool:
         found = self.signature(path)  # of a dangling link too: its target may appear

@@ -1,6 +1,7 @@
 """Text inputs in order -> one text. Appends its name to a log, so that tests see what ran."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     if params.suffix.startswith("talk"):
         for line in range(20_000):
             progress(f"{progress.settings['name']} {line}")
+    if params.suffix == "oops":
+        {}["missing"]
+    if params.suffix == "break":
+        breakpoint()
+    if params.suffix == "litter":
+        os.chdir("/")
+        os.environ["LITTER"] = "1"
+        sys.path.insert(0, "/litter")
+    if params.suffix == "print":
+        os.system("echo from a program")
     if params.suffix == "meddle":
         inputs["parts"][0].resolve().write_text("changed meanwhile")
     if params.suffix == "restore":
