@@ -1,7 +1,4 @@
-"""The stale part of a plan, through doit: it owns order, readiness, parallelism and the spread of failure; the store decides.
-
-doit asks for a task's status only after everything it needs has finished, so a status from the digests of real outputs is exact.
-"""
+"""The stale part of a plan, made and shown: what happens to each step, and what becomes of each target. `schedule` owns the order."""
 
 from __future__ import annotations
 
@@ -10,19 +7,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from doit.action import BaseAction
-from doit.control import TaskControl
-from doit.dependency import Dependency, DependencyStatus
-from doit.exceptions import TaskFailed
-from doit.runner import MThreadRunner
-from doit.runner import Runner as SerialRunner
-from doit.task import Task
-
-from buildsys import failures, rules, verdicts
+from buildsys import failures, rules, schedule, verdicts
 from buildsys.action import Digest
 from buildsys.debugging import InProcess
 from buildsys.errors import BuildError, Interrupted, os_failure
@@ -124,19 +112,11 @@ class _Run:
         for name in self.plan.selected:
             if self.plan.targets[name].output and self.plan.graph.targets[name].step not in self.inside:
                 self._publish(self.plan.graph.targets[name])
-        if self.plan.run:
-            tasks = [
-                Task(name, [_Make(self, name)], task_dep=[need for need in self.plan.graph.steps[name].needs() if need in self.inside])
-                for name in self.plan.run
-            ]
-            control = TaskControl(tasks)
-            control.process(None)
-            chosen = SerialRunner if self.debug else partial(MThreadRunner, num_process=self.jobs)
-            runner = chosen(_Store(self), _Quiet(), continue_=keep_going)
-            runner.run_all(control.task_dispatcher())
+        needs = {name: [need for need in self.plan.graph.steps[name].needs() if need in self.inside] for name in self.plan.run}
+        schedule.run(needs, self, jobs=self.jobs, keep_going=keep_going, one_thread=self.debug)
         return Outcome({name: self._result(target) for name, target in self._targets().items()})
 
-    # asked by doit
+    # asked by the schedule
 
     def up_to_date(self, name: str) -> bool:
         """True where the step's artifact is there already, given what its inputs came out as."""
@@ -266,57 +246,3 @@ def cut_rows(facts: Mapping[str, Any]) -> str:
     """What happened to rows that were longer than the context."""
     number, total, longest = facts["rows_cut"], facts["rows"], facts["max_length"]
     return f"{number} of {total} rows were longer than {longest} tokens and lost their beginning"
-
-
-class _Make(BaseAction):  # type: ignore[misc]  # doit has no types
-    """A doit action: PythonAction would swap sys.stdout under our threads."""
-
-    def __init__(self, run: _Run, name: str) -> None:
-        self._run, self._name = run, name
-        self.task = None
-        self.out = self.err = ""
-        self.result: Any = None
-        self.values: dict[str, Any] = {}
-
-    def execute(self, out: Any = None, err: Any = None) -> TaskFailed | None:
-        error = self._run.make(self._name)
-        return TaskFailed(str(error), report=False) if error else None
-
-
-class _Store(Dependency):  # type: ignore[misc]
-    """doit's record of what is up to date, kept by our store: its own is written at exit, and a killed run would forget."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-
-    def get_status(self, task: Task, tasks_dict: Any, get_log: bool = False) -> DependencyStatus:
-        status = DependencyStatus(get_log)
-        try:
-            status.status = "up-to-date" if self._run.up_to_date(task.name) else "run"
-        except Exception as error:  # raised here it would end the whole run
-            status.status, status.error_reason = "error", str(self._run.failed(task.name, error))
-        return status
-
-    def save_success(self, task: Task, result_hash: Any = None) -> None:
-        pass  # the record was written by commit
-
-    def get_values(self, task_name: str) -> dict[str, Any]:
-        return {}
-
-    def status_is_ignore(self, task: Task) -> bool:
-        return False
-
-    def remove_success(self, task: Task) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Quiet:
-    """doit's reporter: what people see comes from the watcher."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "initialize" or name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *given: None

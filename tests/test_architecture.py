@@ -14,7 +14,7 @@ PACKAGE = Path(rules.__file__).parents[1]
 LAYERS = [
     ("cli",),
     ("execute", "reproduce"),
-    ("forkserver", "perform", "debugging"),
+    ("forkserver", "perform", "debugging", "schedule"),
     ("workers", "staging", "permission"),
     ("plan", "preflight", "verdicts", "running"),
     ("card", "declared"),
