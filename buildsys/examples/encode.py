@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from buildsys.errors import BuildError
+from buildsys import deadline
+from buildsys.errors import BuildError, reason_of
 from buildsys.examples.rows import Row, shape
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     Tokenizer = PreTrainedTokenizerBase
 
+_TEMPLATE_SECONDS = 10
+_TEMPLATE_HINT = "correct the chat_template.jinja beside the base, or the rows that it refuses"
 IGNORED = -100  # the label that transformers' losses skip
 
 
@@ -47,9 +50,8 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason)], _TOKENIZER_HINT) from error
+    except Exception as error:  # the tokenizers library raises nothing narrower for a file that it cannot read
+        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
     if not tokenizer("a word", add_special_tokens=False).input_ids:  # transformers makes an empty one where it finds no files
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)
     return tokenizer
@@ -100,7 +102,14 @@ def render(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, generate
             "the base has no chat template, but its rows are messages",
             hint="use rows of plain prompt and answer, or put a chat_template.jinja beside the base",
         )
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+    try:
+        with deadline.within(_TEMPLATE_SECONDS):
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+    except deadline.Expired as error:
+        raise BuildError(f"the chat template takes more than {_TEMPLATE_SECONDS} seconds for a row", hint=_TEMPLATE_HINT) from error
+    except Exception as error:  # a template is a program of somebody else's: it may raise anything
+        facts = [("reason", f"{type(error).__name__}: {reason_of(error)}")]
+        raise BuildError("the chat template cannot render a row", facts, _TEMPLATE_HINT) from error
 
 
 def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
