@@ -11,6 +11,8 @@ from buildsys.evaluation.names import FALLING, MetricName
 from buildsys.rules import Strict, evaluate, search, tune
 from buildsys.tables.types import Finite, Limit, Name, Positive, Share, bounded, shape
 
+_PATTERN_MAX = 1000
+
 
 class Measure(Strict):
     """A set of rows and the metric that is taken on it."""
@@ -33,10 +35,12 @@ class Measure(Strict):
         if self.metric in ("regex", "judge", "lm_eval") and self.metric not in implied:
             raise ValueError(f"metric = '{self.metric}' needs '{self.metric}'")
         if self.regex is not None:
+            if len(self.regex) > _PATTERN_MAX:
+                raise ValueError(f"regex has {len(self.regex):,} characters, and {_PATTERN_MAX:,} are the limit")
             try:
                 re.compile(self.regex)
-            except re.error as error:
-                raise ValueError(f"regex is no pattern: {error}") from error
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"regex is not a pattern: {error}") from error
         if self.generate is not None and (implied[0] if implied else self.metric) not in ("contains", "regex"):
             raise ValueError("generate belongs to the metrics 'contains' and 'regex'")
         if self.lm_eval is not None and self.rows is not None:
