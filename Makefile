@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: venv lint test test-all bench
+SECONDS ?= 60
+
+.PHONY: venv lint test test-all fuzz bench
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -24,6 +26,9 @@ test: venv
 
 test-all: venv
 	$(BIN)/pytest -n 2 --dist loadfile -m ''
+
+fuzz: venv
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: venv
 	$(BIN)/python -m bench

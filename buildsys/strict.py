@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, reason_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -92,6 +93,18 @@ def validated(model: type[T], value: Any, name: str, facts: Iterable[Sequence[st
         where = ".".join(map(str, first["loc"])) or "all of it"
         reason = first["msg"].removeprefix("Input ").replace("dictionary", "table")
         raise BuildError(f"{name} cannot be read", [*facts, (shortened(where, 60), reason)], hint) from error
+
+
+def pattern(text: str, characters_max: int) -> re.Pattern[str]:
+    """A regular expression, compiled. Raises Malformed for one that is too long, or that is not one."""
+    if len(text) > characters_max:
+        raise Malformed(f"has {len(text):,} characters, and {characters_max:,} are the limit")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a set in a set, which Python may read otherwise one day
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise Malformed(f"is not a pattern: {reason_of(error)}") from error
 
 
 def deeper_than(value: Any, levels: int) -> bool:

@@ -141,25 +141,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "c9a469275abaa27c"),
+    "adapter": (1, "8c00a8da6c0547bb"),
     "apart": (1, "4a73c4f2fcee9ea6"),
-    "bisect": (1, "3d72640fc39df260"),
+    "bisect": (1, "d1e3cd2ba6539e00"),
     "check": (1, "fbb2cf93403107c9"),
-    "combine": (1, "4bb22e21651ec48c"),
+    "combine": (1, "0ae0e8d14d7cfabd"),
     "dataset": (1, "aa80e336f99dd0c8"),
-    "evaluate": (2, "bd19ef29333d2f76"),
-    "extract": (2, "06fc31347c7323dc"),
-    "icl": (1, "e322bcc2dea4ce1a"),
+    "evaluate": (2, "4228755e9c1184a1"),
+    "extract": (2, "10598cc922ac4463"),
+    "icl": (1, "c7d427d1158e6cc6"),
     "judge": (2, "ea13da5c7bded427"),
-    "merge": (2, "0b39c7f3c6a81ba7"),
-    "model": (1, "d4d6edfb996ea619"),
-    "pack": (1, "067df0e39a410fd5"),
+    "merge": (2, "7acd6c81c7cfb91b"),
+    "model": (1, "7c73ff7320b8fc58"),
+    "pack": (1, "fda8afc9c123f118"),
     "pretrain": (1, "21024cc6d02a6c7f"),
     "reference": (2, "4f37e7b501f15546"),
     "samples": (1, "b0906b09f397962b"),
-    "search": (1, "4fe97ea9ed59c970"),
-    "train": (3, "8378c1adf9776a6d"),
-    "tune": (2, "27c1253c22afc8f7"),
+    "search": (1, "5d9d7a932476f3da"),
+    "train": (3, "214efafc0d6abe83"),
+    "tune": (2, "b932f461be4252b2"),
 }
 
 

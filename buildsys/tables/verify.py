@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from buildsys import strict
 from buildsys.evaluation.names import FALLING, MetricName
 from buildsys.rules import Strict, evaluate, search, tune
 from buildsys.tables.types import Finite, Limit, Name, Positive, Share, bounded, shape
@@ -35,12 +35,10 @@ class Measure(Strict):
         if self.metric in ("regex", "judge", "lm_eval") and self.metric not in implied:
             raise ValueError(f"metric = '{self.metric}' needs '{self.metric}'")
         if self.regex is not None:
-            if len(self.regex) > _PATTERN_MAX:
-                raise ValueError(f"regex has {len(self.regex):,} characters, and {_PATTERN_MAX:,} are the limit")
             try:
-                re.compile(self.regex)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"regex is not a pattern: {error}") from error
+                strict.pattern(self.regex, _PATTERN_MAX)
+            except strict.Malformed as error:
+                raise ValueError(f"regex {error}") from error
         if self.generate is not None and (implied[0] if implied else self.metric) not in ("contains", "regex"):
             raise ValueError("generate belongs to the metrics 'contains' and 'regex'")
         if self.lm_eval is not None and self.rows is not None:

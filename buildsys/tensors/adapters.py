@@ -63,18 +63,24 @@ class Adapter:
         lacking = sorted(factors - set(self.entries))
         if lacking:
             raise BuildError(f"tensor '{lacking[0]}' is missing from the adapter", [("folder", str(folder))], "copy it again")
-        for name in factors:
-            self._check_factor(name)
+        for module in [*self.modules, *self.embeddings]:
+            self._check_factors(module)
         self.copies = {name for name in self.entries if ".base_layer." in name}  # of embeddings and heads that have factors as well
         self.whole = sorted(set(self.entries) - factors - self.copies)
         if not self.modules and not self.embeddings and not self.whole:
             raise BuildError("the adapter has no tensors", [("folder", str(folder))])
 
-    def _check_factor(self, name: str) -> None:
-        entry = self.entries[name]
-        if entry.dtype not in checkpoints.DTYPES or len(entry.shape) != 2 or not entry.count:
-            facts = [("folder", str(self.folder)), ("has", entry.described())]
-            raise BuildError(f"tensor '{name}' is not a matrix of floating-point numbers", facts, _MERGE_IT)
+    def _check_factors(self, module: str) -> None:
+        """Raises BuildError unless a module's A and B are matrices of one rank."""
+        for name in self._factors(module):
+            entry = self.entries[name]
+            if entry.dtype not in checkpoints.DTYPES or len(entry.shape) != 2 or not entry.count:
+                facts = [("folder", str(self.folder)), ("has", entry.described())]
+                raise BuildError(f"tensor '{name}' is not a matrix of floating-point numbers", facts, _MERGE_IT)
+        first, second = (self.entries[name] for name in self._factors(module))
+        if first.shape[0] != second.shape[1]:
+            facts = [("A", first.described()), ("B", second.described())]
+            raise BuildError(f"module '{module}' has factors of two ranks", facts, "copy the adapter again")
 
     def names(self) -> dict[str, str]:
         """The base's tensor -> what makes its τ: a module, or a tensor that the adapter has whole. Sorted, and checked by shape."""
@@ -184,10 +190,10 @@ def _matcher(pattern: str, folder: Path) -> Callable[[str], object]:
     """
     try:
         if not _REPEATS.search(pattern):
-            return re.compile(rf"(.*\.)?({pattern})$").match
+            return strict.pattern(rf"(.*\.)?({pattern})$", 1000).match
         schema = core_schema.str_schema(pattern=rf"^(?:(.*\.)?({pattern}))$", regex_engine="rust-regex")
         return SchemaValidator(schema).isinstance_python
-    except (re.error, RecursionError, OverflowError, SchemaError) as error:
+    except (strict.Malformed, SchemaError) as error:
         reason = str(error).strip().splitlines()[-1].strip()  # the line of several that names the fault
         facts = [("folder", str(folder)), ("alpha_pattern", strict.shortened(pattern, 60)), ("reason", reason)]
         raise BuildError("the adapter has a pattern that cannot be used", facts, _MERGE_IT) from error

@@ -105,11 +105,11 @@ def parsed_index(data: bytes, file: Path) -> list[str]:
     if not isinstance(weight_map, dict) or not weight_map:
         reason = "it has no weight_map from tensors to shards"
         raise BuildError(f"{name} cannot be read", [*facts, ("reason", reason)], "download it again")
-    wrong = next((shard for shard in weight_map.values() if type(shard) is not str or not folders.model_files([shard])), None)
-    if wrong is not None:
-        facts.append(("shard", strict.shortened(repr(wrong), 80)))
-        hint = "shards are files beside the index, such as model-00001-of-00002.safetensors"
-        raise BuildError("the index names a shard that is not a file of the model", facts, hint)
+    for shard in weight_map.values():
+        if type(shard) is not str or not folders.model_files([shard]):
+            facts.append(("shard", strict.shortened(repr(shard), 80)))
+            hint = "shards are files beside the index, such as model-00001-of-00002.safetensors"
+            raise BuildError("the index names a shard that is not a file of the model", facts, hint)
     return sorted(set(weight_map.values()))
 
 

@@ -51,9 +51,12 @@ def check(folder: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         path = f"{folder}{os.sep}{name}"
-        if stat.S_ISLNK(os.lstat(path).st_mode):
-            _check_link(folder, path)
-        regular.check(path)
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                _check_link(folder, path)
+            regular.check(path)
+        except FileNotFoundError as error:
+            raise UsageError(f"file not found: {name}", [("folder", str(folder))]) from error
 
 
 def _check_link(folder: Path, path: str) -> None:

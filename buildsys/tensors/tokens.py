@@ -58,8 +58,8 @@ def read(folder: Path) -> Tokens | None:
     if not plain:
         return None
     added = _bytes(folder / "added_tokens.json")
-    size = len(_rows(plain["vocab.json"], folder / "vocab.json")) if "vocab.json" in plain else 0
-    return Tokens(plain, {} if added is None else _rows(added, folder / "added_tokens.json"), size, template)
+    size = len(parsed_rows(plain["vocab.json"], folder / "vocab.json")) if "vocab.json" in plain else 0
+    return Tokens(plain, {} if added is None else parsed_rows(added, folder / "added_tokens.json"), size, template)
 
 
 def parsed(data: bytes, template: str, file: Path) -> Tokens:
@@ -131,13 +131,17 @@ def _first(left: Tokens, right: Tokens) -> str:
 
 
 def _template(folder: Path) -> str:
-    own = _bytes(folder / "chat_template.jinja")
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    return parsed_template(_bytes(own), _bytes(settings), folder)
+
+
+def parsed_template(own: bytes | None, settings: bytes | None, folder: Path) -> str:
+    """The chat template that two files of a folder hold: chat_template.jinja before tokenizer_config.json. Renders nothing."""
     if own is not None:
         try:
             return own.decode()
         except UnicodeDecodeError as error:
             raise _odd(folder / "chat_template.jinja", "byte", f"{error.start:,} is not UTF-8") from error
-    settings = _bytes(folder / "tokenizer_config.json")
     template = None if settings is None else _json(settings, folder / "tokenizer_config.json", nan=True).get("chat_template")
     return "" if template is None else template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
@@ -184,7 +188,8 @@ def _added_tokens(given: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     return added
 
 
-def _rows(data: bytes, file: Path) -> dict[str, int]:
+def parsed_rows(data: bytes, file: Path) -> dict[str, int]:
+    """vocab.json or added_tokens.json: token -> its row. Raises BuildError where a row is not one."""
     return _checked_rows(_json(data, file), "", file)
 
 
