@@ -34,6 +34,8 @@ class Node:
 def read(root: Path, pattern: str | None, observer: Observer) -> dict[str, Node]:
     """Every node by its id. Raises UsageError for front matter that does not parse, and for an id that stands twice."""
     nodes: dict[str, Node] = {}
+    if pattern and (root / pattern).is_symlink():
+        regular.check(root / pattern)  # a link to nothing would match nothing, and be passed over
     for path in observer.glob(root, pattern) if pattern else []:
         found = json.loads(observer.derived(path, "memory node", _read_node))
         node = Node(found["id"], path, tuple(found["links"]), tuple(found["aspects"]), tuple(found["own_examples"]))

@@ -35,6 +35,17 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
         raise _unreadable(source.path, error) from error
 
 
+def check(source: Folder | Text, observer: Observer) -> None:
+    """Raises UsageError for what `digest` would not take; reads nothing."""
+    try:
+        if isinstance(source, Folder):
+            files(source, observer.names(source.path))
+        else:
+            regular.check(source.path)
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+
+
 def files(folder: Folder, names: Iterable[str]) -> list[str]:
     """Which of a folder's files belong to what it is named for.
 

@@ -141,25 +141,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "8c00a8da6c0547bb"),
+    "adapter": (1, "dc360fbc691afe91"),
     "apart": (1, "4a73c4f2fcee9ea6"),
-    "bisect": (1, "d1e3cd2ba6539e00"),
+    "bisect": (1, "79272755b1d9bd7c"),
     "check": (1, "fbb2cf93403107c9"),
-    "combine": (1, "0ae0e8d14d7cfabd"),
+    "combine": (1, "5e2aa61b0f850fe5"),
     "dataset": (1, "aa80e336f99dd0c8"),
-    "evaluate": (2, "4228755e9c1184a1"),
-    "extract": (2, "10598cc922ac4463"),
-    "icl": (1, "c7d427d1158e6cc6"),
+    "evaluate": (2, "5eaf33aafd3304ac"),
+    "extract": (2, "02ca7b14dc0d7ba2"),
+    "icl": (1, "d1cbc87d0335145c"),
     "judge": (2, "ea13da5c7bded427"),
-    "merge": (2, "7acd6c81c7cfb91b"),
-    "model": (1, "7c73ff7320b8fc58"),
-    "pack": (1, "fda8afc9c123f118"),
+    "merge": (2, "e47737428ee3a67d"),
+    "model": (1, "aa281f9595f7dcf8"),
+    "pack": (1, "b535dbd5da26b494"),
     "pretrain": (1, "21024cc6d02a6c7f"),
     "reference": (2, "4f37e7b501f15546"),
     "samples": (1, "b0906b09f397962b"),
-    "search": (1, "5d9d7a932476f3da"),
-    "train": (3, "214efafc0d6abe83"),
-    "tune": (2, "b932f461be4252b2"),
+    "search": (1, "2102bf9e1021910b"),
+    "train": (3, "bc6b319afa0e2029"),
+    "tune": (2, "2a4022e49dbd6609"),
 }
 
 

@@ -52,9 +52,11 @@ def check(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         path = f"{folder}{os.sep}{name}"
         try:
-            if stat.S_ISLNK(os.lstat(path).st_mode):
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
                 _check_link(folder, path)
-            regular.check(path)
+            if not stat.S_ISREG(mode):
+                regular.check(path)
         except FileNotFoundError as error:
             raise UsageError(f"file not found: {name}", [("folder", str(folder))]) from error
 
