@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from buildsys.errors import BuildError, reason_of
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 DEPTH_MAX = 64  # levels of nesting; what is read here has five at most
 CONTAINERS_MAX = 1_000_000  # lists and objects; the header of 100,000 tensors has 300,001
+_FEW = 1000  # containers that a collector goes through in no time
 _DIGITS_MAX = 4300  # Python's own limit for a whole number as text
 
 T = TypeVar("T", bound="BaseModel")
@@ -46,7 +50,11 @@ def json_value(data: bytes, bytes_max: int, *, unique: bool = False, nan: bool =
         if without_texts.count(b"[") + without_texts.count(b"{") > CONTAINERS_MAX:
             raise Malformed(f"has more than {CONTAINERS_MAX:,} lists and objects")
     try:
-        value = _DECODERS[unique, nan].decode(text)
+        if brackets < _FEW:
+            value = _DECODERS[unique, nan].decode(text)
+        else:
+            with uncollected():
+                value = _DECODERS[unique, nan].decode(text)
     except json.JSONDecodeError as error:
         raise Malformed(f"is not JSON: {error}") from error
     except RecursionError:
@@ -95,6 +103,18 @@ def validated(model: type[T], value: Any, name: str, facts: Iterable[Sequence[st
         raise BuildError(f"{name} cannot be read", [*facts, (shortened(where, 60), reason)], hint) from error
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: it would go through a hundred thousand new containers again and again, all of them in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def pattern(text: str, characters_max: int) -> re.Pattern[str]:
     """A regular expression, compiled. Raises Malformed for one that is too long, or that is not one."""
     if len(text) > characters_max:
@@ -111,11 +131,11 @@ def deeper_than(value: Any, levels: int) -> bool:
     """True where lists and tables are nested more than `levels` deep. Walks level by level: no depth is too much for it."""
     inside = [value]
     for _ in range(levels + 1):
-        containers = [one for one in inside if type(one) is dict or type(one) is list]
-        if not containers:
+        inside = [one for one in inside if type(one) is dict or type(one) is list]
+        if not inside:
             return False
-        inside = [child for one in containers for child in (one.values() if type(one) is dict else one)]
-    return True
+        inside = list(chain.from_iterable([one.values() if type(one) is dict else one for one in inside]))
+    return any(type(one) is dict or type(one) is list for one in inside)
 
 
 def encodable(value: Any) -> bool:

@@ -291,6 +291,16 @@ def test_a_chat_template_without_end_is_interrupted(plain: object, monkeypatch: 
     assert caught.value.headline == "the chat template takes more than 1 seconds for a row"
 
 
+def test_a_pattern_that_would_not_end_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from buildsys.evaluation import metrics
+
+    monkeypatch.setattr(metrics, "_PATTERN_SECONDS", 1)
+    metric = metrics.Metric("regex", pattern="(a+)+b")
+    with pytest.raises(BuildError) as caught:
+        metric.of({"numbers": [{"texts": ["a" * 60]}]}, 0)
+    assert caught.value.headline == "the regex takes more than 1 seconds for a row"
+
+
 @pytest.mark.parametrize("text", ["{", '{"version": "1.0"}', '{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}'])
 def test_a_tokenizer_that_cannot_be_loaded_says_so(tmp_path: Path, text: str) -> None:
     from buildsys.examples import encode

@@ -50,7 +50,9 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises nothing narrower for a file that it cannot read
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises nothing narrower for a file that it cannot read; a panic is no Exception
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
     if not tokenizer("a word", add_special_tokens=False).input_ids:  # transformers makes an empty one where it finds no files
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)

@@ -23,6 +23,7 @@ SHAPES = {
     ("prompt", "chosen", "rejected"): "preference",
 }
 _FIELDS = {field for shape in SHAPES for field in shape}
+_PROBLEMS_MAX = 1000  # bad rows that are counted
 _ROW_BYTES_MAX = 100_000_000
 _PARQUET_ROWS_MAX = 1_000_000
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 26, 20  # of a Parquet file: packed well, text takes a tenth; ten thousand times is an attack
@@ -36,7 +37,6 @@ def parse(data: bytes, path: str) -> list[Row]:
     """
     rows: list[Row] = []
     problems: list[tuple[str, str]] = []
-    bad = 0
     ids: dict[str | int, str] = {}
     for place, given, unread in _parquet(data, path) if path.endswith(".parquet") else _lines(data):
         wrong = unread or _problem(given) or _unspeakable(given)
@@ -46,11 +46,15 @@ def parse(data: bytes, path: str) -> list[Row]:
             ids.setdefault(name, place)
         if not wrong:
             rows.append({field: given[field] for field in given if field in _FIELDS})
-        elif (bad := bad + 1) <= 10:
-            problems.append((place, wrong))
-    if bad:
-        more = [("", f"… and {bad - 10:,} more")] if bad > 10 else []
-        raise UsageError(f"{_counted(bad, 'bad row')} in {path}", problems + more, f"a row has the fields {_EXPECTED}")
+            continue
+        problems.append((place, wrong))
+        if len(problems) == _PROBLEMS_MAX:
+            break
+    if problems:
+        more = [("", f"… and {len(problems) - 10:,} more")] if len(problems) > 10 else []
+        least = "at least " if len(problems) == _PROBLEMS_MAX else ""
+        headline = f"{least}{_counted(len(problems), 'bad row')} in {path}"
+        raise UsageError(headline, problems[:10] + more, f"a row has the fields {_EXPECTED}")
     if not rows:
         raise UsageError(f"no rows in {path}", hint=f"one JSON object a line, with the fields {_EXPECTED}")
     kinds = sorted({shape(row) for row in rows})
@@ -201,7 +205,9 @@ def _problem(row: Any) -> str | None:
 def _unspeakable(row: Row) -> str | None:
     """A value that JSON Lines allow and no tokenizer or key can take: half a surrogate pair, NaN."""
     try:
-        canonical_bytes({field: row[field] for field in row if field in _FIELDS})
+        for field, value in row.items():
+            if field in _FIELDS:
+                value.encode() if type(value) is str else canonical_bytes(value)
     except UnicodeEncodeError:
         return "has half of a surrogate pair, which is no text"
     except TypeError as error:

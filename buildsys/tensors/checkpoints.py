@@ -143,7 +143,8 @@ def parsed_header(data: bytes, size: int, file: Path) -> dict[str, Entry]:
     if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
         raise _not_safetensors(file, "__metadata__ is not a table of texts")
     begin = 8 + len(data)
-    entries = {name: _entry(name, given, begin, file) for name, given in table.items()}
+    with strict.uncollected():
+        entries = {name: _entry(name, given, begin, file) for name, given in table.items()}
     _check_places(entries, begin, size, file)
     return entries
 
@@ -155,10 +156,11 @@ def _entry(name: str, given: Any, begin: int, file: Path) -> Entry:
     dtype, shape, offsets = given.get("dtype"), given.get("shape"), given.get("data_offsets")
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
         raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' lacks a dtype, a shape or two data_offsets")
-    for number in (*shape, *offsets):
-        if type(number) is not int or not 0 <= number < 1 << 63:
-            shown = strict.shortened(repr(number), 40)
-            raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' has {shown}, expected a size of 0 or more")
+    for numbers in (shape, offsets):
+        for number in numbers:
+            if type(number) is not int or number < 0:
+                shown = strict.shortened(repr(number), 40)
+                raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' has {shown}, expected a size of 0 or more")
     if len(shape) > _RANK_MAX:
         raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' has {len(shape):,} sides, and {_RANK_MAX} are the limit")
     return Entry(file, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
@@ -174,12 +176,14 @@ def _check_places(entries: Mapping[str, Entry], begin: int, size: int, file: Pat
             raise BuildError(f"tensor '{name}' has a dtype that is not supported", facts, f"known are {', '.join(BYTES)}")
         if entry.count * BYTES[entry.dtype] != entry.stop - entry.start:
             raise BuildError(f"tensor '{name}' has the wrong number of bytes", [("file", str(file))])
-    before = begin
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if entry.start != before:
-            relation = "overlaps another one" if entry.start < before else "begins behind a gap"
-            raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' {relation}")
-        before = entry.stop
+    starts, stops = [entry.start for entry in entries.values()], [entry.stop for entry in entries.values()]
+    if starts != [begin, *stops[:-1]][: len(starts)]:  # not one behind the other as they are listed
+        before = begin
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if entry.start != before:
+                relation = "overlaps another one" if entry.start < before else "begins behind a gap"
+                raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' {relation}")
+            before = entry.stop
 
 
 def _not_safetensors(file: Path, reason: str) -> BuildError:
