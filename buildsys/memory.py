@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Node:
 def read(root: Path, pattern: str | None, observer: Observer) -> dict[str, Node]:
     """Every node by its id. Raises UsageError for front matter that does not parse, and for an id that stands twice."""
     nodes: dict[str, Node] = {}
-    if pattern and (root / pattern).is_symlink():
+    if pattern and os.path.islink(root / pattern):
         regular.check(root / pattern)  # a link to nothing would match nothing, and be passed over
     for path in observer.glob(root, pattern) if pattern else []:
         found = json.loads(observer.derived(path, "memory node", _read_node))

@@ -23,7 +23,7 @@ def check(path: Path | str) -> int:
     Raises UsageError for anything else that stands there, a link to nothing included; OSError where nothing does.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         if os.path.islink(path):
             facts = [("link", str(path)), ("destination", os.readlink(path))]
@@ -31,8 +31,8 @@ def check(path: Path | str) -> int:
         raise
     except ValueError as error:  # a NUL in its name
         raise UsageError(f"{os.fspath(path)!r} is not a path", [("reason", str(error))]) from error
-    _check_mode(path, found.st_mode)
-    return found.st_size
+    _check_mode(path, status.st_mode)
+    return status.st_size
 
 
 def read(path: Path | str, bytes_max: int) -> bytes:
@@ -40,11 +40,11 @@ def read(path: Path | str, bytes_max: int) -> bytes:
     check(path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may have become a pipe since: opening never waits
     with open(handle, "rb") as file:
-        found = os.fstat(handle)
-        _check_mode(path, found.st_mode)
-        data = b"" if found.st_size > bytes_max else file.read(bytes_max + 1)
-    if found.st_size > bytes_max or len(data) > bytes_max:
-        facts = [("file", str(path)), ("has", f"{max(found.st_size, len(data)):,} bytes"), ("limit", f"{bytes_max:,} bytes")]
+        status = os.fstat(handle)
+        _check_mode(path, status.st_mode)
+        data = b"" if status.st_size > bytes_max else file.read(bytes_max + 1)
+    if status.st_size > bytes_max or len(data) > bytes_max:
+        facts = [("file", str(path)), ("has", f"{max(status.st_size, len(data)):,} bytes"), ("limit", f"{bytes_max:,} bytes")]
         raise UsageError(f"{Path(path).name} is too large", facts)
     return data
 

@@ -131,11 +131,11 @@ def deeper_than(value: Any, levels: int) -> bool:
     """True where lists and tables are nested more than `levels` deep. Walks level by level: no depth is too much for it."""
     inside = [value]
     for _ in range(levels + 1):
-        inside = [one for one in inside if type(one) is dict or type(one) is list]
+        inside = [item for item in inside if type(item) is dict or type(item) is list]
         if not inside:
             return False
-        inside = list(chain.from_iterable([one.values() if type(one) is dict else one for one in inside]))
-    return any(type(one) is dict or type(one) is list for one in inside)
+        inside = list(chain.from_iterable([item.values() if type(item) is dict else item for item in inside]))
+    return any(type(item) is dict or type(item) is list for item in inside)
 
 
 def encodable(value: Any) -> bool:

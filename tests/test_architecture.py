@@ -141,25 +141,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "6227c401f6694595"),
+    "adapter": (1, "259a1f5b36a1428a"),
     "apart": (1, "7e6662ef79c01a9b"),
-    "bisect": (1, "4e92b733e1dd8da6"),
+    "bisect": (1, "00759f519f749f8a"),
     "check": (1, "e2a42ddd6832ae6e"),
-    "combine": (1, "1f43645ceb6724ea"),
+    "combine": (1, "01fcf561580cb888"),
     "dataset": (1, "448f96470d66d519"),
-    "evaluate": (2, "93683b17259d26d6"),
-    "extract": (2, "bc47d455dea96e60"),
-    "icl": (1, "80503c6843532f78"),
+    "evaluate": (2, "7ffdbd1e6a4711f1"),
+    "extract": (2, "a2eeff547c0016a4"),
+    "icl": (1, "69559fafd26ff5b1"),
     "judge": (2, "85c49687eae21a7e"),
-    "merge": (2, "8dc4f913616ed990"),
-    "model": (1, "dc4ad73a31b4afe7"),
-    "pack": (1, "303740211259c9f2"),
+    "merge": (2, "9e021de9f73694b7"),
+    "model": (1, "71b9b67cea9d38da"),
+    "pack": (1, "6dac2ad4f3dccfbf"),
     "pretrain": (1, "21024cc6d02a6c7f"),
     "reference": (2, "055c2375f443db28"),
     "samples": (1, "b0906b09f397962b"),
-    "search": (1, "bd61f8dfcab3dc08"),
-    "train": (3, "558ba0a7c7f33a83"),
-    "tune": (2, "ea673ed19ce1088c"),
+    "search": (1, "cf868ea4d840214b"),
+    "train": (3, "deae7d214ece62f7"),
+    "tune": (2, "3071797b3dac19e8"),
 }
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy
 import pytest
 
+from buildsys import buildfile, memory
 from buildsys.errors import BuildError
-from buildsys.tensors import checkpoints, folders
+from buildsys.examples import rows
+from buildsys.tensors import adapters, checkpoints, folders, tokens
 from tests.checkpoints import CONFIG, checkpoint, save, tokenizer
 from tests.conftest import Project
 
@@ -310,3 +313,128 @@ def test_a_tokenizer_that_cannot_be_loaded_says_so(tmp_path: Path, text: str) ->
     with pytest.raises(BuildError) as caught:
         encode.load_tokenizer(str(folder))
     assert caught.value.headline == "the base has no tokenizer that can be loaded"
+
+
+def header_of(entry: object) -> bytes:
+    return json.dumps({"w": entry}).encode()
+
+
+FOLDER = Path("m")
+NOT_SAFETENSORS = "error: the file is not a safetensors file\n  file    m\n  reason  "
+NODE = "---\nid: one\nlinks: {}\n---\n"
+WORDS: dict[str, tuple[Callable[[], object], str]] = {
+    "dtype that is a list": (
+        lambda: checkpoints.parsed_header(header_of({"dtype": [0], "shape": [1], "data_offsets": [0, 1]}), 0, FOLDER),
+        f"{NOT_SAFETENSORS}tensor 'w' lacks a dtype, a shape or two data_offsets",
+    ),
+    "side that is a list": (
+        lambda: checkpoints.parsed_header(header_of({"dtype": "U8", "shape": [[0], 2**31], "data_offsets": [0, 1]}), 0, FOLDER),
+        f"{NOT_SAFETENSORS}tensor 'w' has [0], expected a size of 0 or more",
+    ),
+    "name twice": (
+        lambda: checkpoints.parsed_header(b'{"w": 1, "w": 2}', 0, FOLDER),
+        f"{NOT_SAFETENSORS}its header has the key 'w' twice",
+    ),
+    "header of depth 2,000": (
+        lambda: checkpoints.parsed_header(b'{"w": ' + b"[" * 2000 + b"]" * 2000 + b"}", 0, FOLDER),
+        f"{NOT_SAFETENSORS}its header is nested deeper than 64 levels",
+    ),
+    "added token without an id": (
+        lambda: tokens.parsed(b'{"added_tokens": [{"content": "<x>"}]}', "", FOLDER),
+        "error: m cannot be read\n  file            m\n"
+        "  added_tokens.0  does not have a content and an id from 0 to 67,108,863\nhint: download it again",
+    ),
+    "infinity in a tokenizer": (
+        lambda: tokens.parsed(b'{"added_tokens": [{"id": Infinity}]}', "", FOLDER),
+        "error: m cannot be read\n  file    m\n  reason  it has Infinity, which is not JSON\nhint: download it again",
+    ),
+    "text for a number": (
+        lambda: adapters.parsed_config(b'{"peft_type": "LORA", "lora_alpha": "a"}', FOLDER),
+        "error: adapter_config.json cannot be read\n  folder      m\n  lora_alpha  should be a valid number",
+    ),
+    "open group": (
+        lambda: adapters.parsed_config(b'{"peft_type": "LORA", "alpha_pattern": {"(": 2}}', FOLDER),
+        "error: the adapter has a pattern that cannot be used\n  folder         m\n  alpha_pattern  (\n"
+        "  reason         error: unclosed group\n"
+        "hint: merge it into its base with PEFT and name the merged model by path",
+    ),
+    "timestamp in a node": (
+        lambda: memory.parsed(NODE.format("!!timestamp x").encode(), "one.md"),
+        "error: one.md: 'links' is not a list of names\nhint: links: [first, second]",
+    ),
+    "node of depth 2,000": (
+        lambda: memory.parsed(NODE.format("[" * 2000).encode(), "one.md"),
+        "error: one.md has front matter with more than 200 lists and tables",
+    ),
+    "half of a pair in a node": (
+        lambda: memory.parsed(NODE.format('["\\uD800"]').encode(), "one.md"),
+        "error: one.md has a name with characters that cannot be shown\n  name  '\\ud800'",
+    ),
+    "row of 5,000 digits": (
+        lambda: rows.parse(b'{"text": ' + b"9" * 5000 + b"}", "rows.jsonl"),
+        "error: 1 bad row in rows.jsonl\n  line 1  has a number of more than 4,300 digits\n"
+        "hint: a row has the fields text · messages · prompt + completion · prompt + chosen + rejected",
+    ),
+    "Buildfile of 5,000 digits": (
+        lambda: buildfile.parsed(b"x = " + b"9" * 5000, FOLDER),
+        "error: m has a number or a date that cannot be read\n"
+        "  reason  Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits",
+    ),
+    "Buildfile of hexadecimal digits": (
+        lambda: buildfile.parsed(b"x = 0x" + b"f" * 5000, FOLDER),
+        "error: m has a number of more than 64 bits\n  begins with  0xffffffffffffffffff",
+    ),
+    "Buildfile of depth 400": (
+        lambda: buildfile.parsed(b"x = " + b"[" * 400 + b"]" * 400, FOLDER),
+        "error: m is nested deeper than 32 levels",
+    ),
+    "NUL in a path": (
+        lambda: buildfile.parsed(b'[base.t]\npath = "\\u0000"\n', FOLDER),
+        "error: m has a text with a NUL character\n  text  '\\x00'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_bad_input_gets_our_own_words(name: str) -> None:
+    parse, message = WORDS[name]
+    with pytest.raises(BuildError) as caught:
+        parse()
+    assert str(caught.value) == message
+
+
+def test_a_pattern_for_the_whole_disk_is_interrupted(declared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from buildsys.store import observe
+
+    monkeypatch.setattr(observe, "_GLOB_SECONDS", 0.2)
+    for name in "abcdef":  # links in a circle: every way through them is another path
+        declared.file(f"memory/{name}").symlink_to(".")
+    declared.buildfile(f'[graph]\nnodes = "memory/**/*.md"\n{BUILDFILE}')
+    assert planned(declared) == (
+        "error: a pattern goes through too many folders\n  pattern  memory/**/*.md\n  limit    0.2 seconds\n"
+        "hint: begin it with the folder that holds the files"
+    )
+
+
+def test_a_huge_regular_expression_is_a_problem_of_its_line(declared: Project) -> None:
+    declared.file("rows.jsonl").write_text(ROWS)
+    declared.buildfile(f'{BUILDFILE}[behavior.b]\nexamples = "rows.jsonl"\nverify = {{ regex = "a{{99999999999}}" }}\n')
+    assert planned(declared) == (
+        "error: 1 problem in Buildfile.toml\n  line 5  behavior.b  regex is not a pattern: the repetition number is too large"
+    )
+
+
+def test_five_hundred_problems_have_their_lines(tmp_path: Path) -> None:
+    text = "".join(f'[behavior.b{number}]\nexamples = "rows.jsonl"\nbsae = "one"\n' for number in range(500))
+    file = buildfile.parsed(text.encode(), tmp_path / "Buildfile.toml")
+    started = time.process_time()
+    with pytest.raises(BuildError) as caught:
+        file.check()
+    assert time.process_time() - started < 5  # each read the whole file again once
+    assert [row[:2] for row in caught.value.facts] == [(f"line {3 * number + 3}", f"behavior.b{number}") for number in range(500)]
+
+
+def test_a_header_of_a_hundred_thousand_tensors_is_read(tmp_path: Path) -> None:
+    names = {f"w{number:06}": {"dtype": "U8", "shape": [2, 1], "data_offsets": [2 * number, 2 * number + 2]} for number in range(100_000)}
+    data = json.dumps(names).encode()
+    assert len(checkpoints.parsed_header(data, 8 + len(data) + 200_000, tmp_path)) == 100_000

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from buildsys import deadline
 from buildsys.action import Digest
+from buildsys.errors import UsageError
 from buildsys.store.fresh import signature
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
 _TICK = 20_000_000  # ns; the coarsest step of a clock behind a fine-grained timestamp
+_GLOB_SECONDS = 20.0
 _COARSE_TICK = 2_000_000_000  # ns; of a file system that keeps whole seconds
 
 
@@ -113,7 +116,18 @@ class Observer:
         return self.derived(folder, "names", lambda path: "/".join(sorted(os.listdir(path)))).split("/")
 
     def glob(self, root: Path, pattern: str) -> list[Path]:
-        """The files that match, sorted; every folder that a new match could appear in is observed."""
+        """The files that match, sorted; every folder that a new match could appear in is observed.
+
+        Raises UsageError for a pattern that goes through folders without end: the whole disk, or links in a circle.
+        """
+        try:
+            with deadline.within(_GLOB_SECONDS):
+                return self._matching(root, pattern)
+        except deadline.Expired as error:
+            facts = [("pattern", pattern), ("limit", f"{_GLOB_SECONDS:g} seconds")]
+            raise UsageError("a pattern goes through too many folders", facts, "begin it with the folder that holds the files") from error
+
+    def _matching(self, root: Path, pattern: str) -> list[Path]:
         place = root / pattern
         if not glob.has_magic(pattern):
             return [place] if self.signature(place) else []

@@ -162,11 +162,11 @@ def parsed_config(data: bytes, folder: Path) -> tuple[LoraConfig, Alphas]:
     Raises BuildError for another kind of adapter, for a field of the wrong type, and for a pattern that cannot be used.
     """
     facts = [("folder", str(folder))]
-    given = strict.parsed_json(data, ADAPTER_FILES[0], _CONFIG_BYTES_MAX, facts=facts, unique=True, nan=True)
-    if str(given.get("peft_type")).upper() != "LORA":
-        kind = strict.shortened(str(given.get("peft_type")), 40)
+    document = strict.parsed_json(data, ADAPTER_FILES[0], _CONFIG_BYTES_MAX, facts=facts, unique=True, nan=True)
+    if str(document.get("peft_type")).upper() != "LORA":
+        kind = strict.shortened(str(document.get("peft_type")), 40)
         raise BuildError("the adapter is not a LoRA", [*facts, ("peft_type", kind)], _MERGE_IT)
-    config = strict.validated(LoraConfig, given, ADAPTER_FILES[0], facts)
+    config = strict.validated(LoraConfig, document, ADAPTER_FILES[0], facts)
     patterns = config.alpha_pattern or {}
     repeating = sum(_REPEATS.search(pattern) is not None for pattern in patterns)
     if repeating > _REPEATING_MAX:

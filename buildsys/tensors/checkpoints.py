@@ -144,16 +144,16 @@ def parsed_header(data: bytes, size: int, file: Path) -> dict[str, Entry]:
         raise _not_safetensors(file, "__metadata__ is not a table of texts")
     begin = 8 + len(data)
     with strict.uncollected():
-        entries = {name: _entry(name, given, begin, file) for name, given in table.items()}
+        entries = {name: _entry(name, fields, begin, file) for name, fields in table.items()}
     _check_places(entries, begin, size, file)
     return entries
 
 
-def _entry(name: str, given: Any, begin: int, file: Path) -> Entry:
+def _entry(name: str, fields: Any, begin: int, file: Path) -> Entry:
     """One tensor of a header. By hand, since a schema would collect every fault of a hundred thousand tensors before it raises."""
-    if type(given) is not dict:
+    if type(fields) is not dict:
         raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' is not a table")
-    dtype, shape, offsets = given.get("dtype"), given.get("shape"), given.get("data_offsets")
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
         raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' lacks a dtype, a shape or two data_offsets")
     for numbers in (shape, offsets):
@@ -195,9 +195,9 @@ def _truncated(file: Path, size: int, expected: int) -> BuildError:
     return BuildError("the checkpoint is truncated", facts, "download or copy it again")
 
 
-def check_size(folder: Path, given: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def check_size(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Raises BuildError where a configuration has more layers than the weights have tensors: transformers would build them all first."""
-    layers = next((given[name] for name in _LAYERS if type(given.get(name)) is int), 0)
+    layers = next((config[name] for name in _LAYERS if type(config.get(name)) is int), 0)
     if layers > len(checkpoint.names):
         facts = [("folder", str(folder)), ("layers", f"{layers:,}"), ("tensors", f"{len(checkpoint.names):,}")]
         raise BuildError("config.json has more layers than the weights have tensors", facts)

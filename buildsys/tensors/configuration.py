@@ -44,25 +44,25 @@ def parsed(data: bytes, folder: Path) -> dict[str, Any]:
     Raises BuildError for a field of another type than `Configuration` has, and for a size beyond its limit.
     """
     facts = [("folder", str(folder))]
-    given = strict.parsed_json(data, "config.json", _BYTES_MAX, facts=facts, nan=True)
-    strict.validated(Configuration, given, "config.json", facts)
-    for name, number in _numbers(given):
+    settings = strict.parsed_json(data, "config.json", _BYTES_MAX, facts=facts, nan=True)
+    strict.validated(Configuration, settings, "config.json", facts)
+    for name, number in _numbers(settings):
         limit = _COUNT_MAX if _COUNT.fullmatch(name) else _SIDE_MAX if _SIDE.fullmatch(name) else None
         if limit is not None and abs(number) > limit:
             facts += [(name, strict.shortened(f"{number:,}", 40)), ("limit", f"{limit:,}")]
             raise BuildError("config.json describes a model that is too large", facts)
-    return given
+    return settings
 
 
 def _numbers(value: Any) -> Iterator[tuple[str, int | float]]:
     """(key, number) of every number in a configuration; one in a list has the key of the list."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            for one in inner if isinstance(inner, list) else (inner,):
-                if type(one) in (int, float):
-                    yield name, one
+            for item in inner if isinstance(inner, list) else (inner,):
+                if type(item) in (int, float):
+                    yield name, item
                 else:
-                    yield from _numbers(one)
+                    yield from _numbers(item)
     elif isinstance(value, list):
         for inner in value:
             yield from _numbers(inner)

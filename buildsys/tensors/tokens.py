@@ -64,8 +64,8 @@ def read(folder: Path) -> Tokens | None:
 
 def parsed(data: bytes, template: str, file: Path) -> Tokens:
     """What a tokenizer.json says. Raises BuildError unless vocabulary, merges and added tokens are as the tokenizers library has them."""
-    given = _json(data, file)
-    model = given.get("model") or {}
+    document = _json(data, file)
+    model = document.get("model") or {}
     if not isinstance(model, dict):
         raise _odd(file, "model", "is not a table")
     vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
@@ -78,7 +78,7 @@ def parsed(data: bytes, template: str, file: Path) -> Tokens:
     if not isinstance(merges, list) or not all(type(pair) is str or _is_pair(pair) for pair in merges):
         raise _odd(file, "model.merges", "is not a list of pairs")
     joined = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]  # two spellings of one thing
-    added = {entry["content"]: entry["id"] for entry in _added_tokens(given, file)}
+    added = {entry["content"]: entry["id"] for entry in _added_tokens(document, file)}
     own = {token: row for token, row in added.items() if token not in words}
     return Tokens({"vocab": words, "merges": joined}, own, max(words.values(), default=-1) + 1, template)
 
@@ -154,11 +154,11 @@ def extended(
     sources  token -> its entry in `added_tokens` of the model that has it
     folder   where the two files are, for messages
     """
-    given = _json(tokenizer, folder / "tokenizer.json")
+    document = _json(tokenizer, folder / "tokenizer.json")
     new = {token: first + place for place, token in enumerate(sources)}
-    own = _added_tokens(given, folder / "tokenizer.json")
-    given["added_tokens"] = [*own, *({**entry, "id": new[token]} for token, entry in sources.items())]
-    whole = json.dumps(given, ensure_ascii=False, indent=2).encode()
+    own = _added_tokens(document, folder / "tokenizer.json")
+    document["added_tokens"] = [*own, *({**entry, "id": new[token]} for token, entry in sources.items())]
+    whole = json.dumps(document, ensure_ascii=False, indent=2).encode()
     if config is None:
         return whole, None
     settings = _json(config, folder / "tokenizer_config.json", nan=True)
@@ -177,9 +177,9 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
     return {entry["content"]: entry for entry in _added_tokens(_json(regular.read(file, _BYTES_MAX), file), file)}
 
 
-def _added_tokens(given: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+def _added_tokens(document: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
     """The entries of `added_tokens`, each with a text as its content and a row as its id."""
-    added = given.get("added_tokens") or []
+    added = document.get("added_tokens") or []
     if not isinstance(added, list):
         raise _odd(file, "added_tokens", "is not a list")
     for position, entry in enumerate(added):

@@ -41,18 +41,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--target", choices=sorted(targets.TARGETS), action="append")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    names = given.target or sorted(targets.TARGETS)
-    seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
-    print(f"seed {seed}, {given.workers} workers, {given.seconds:g} s, targets: {', '.join(names)}", flush=True)
+    options = parser.parse_args()
+    names = options.target or sorted(targets.TARGETS)
+    seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    print(f"seed {seed}, {options.workers} workers, {options.seconds:g} s, targets: {', '.join(names)}", flush=True)
     tallies = {name: Tally() for name in names}
-    peak = _supervised(names, seed, given.seconds, given.workers, tallies)
+    peak = _supervised(names, seed, options.seconds, options.workers, tallies)
     faults = sum(sum(tally.faults.values()) for tally in tallies.values())
     for name, tally in tallies.items():
         kinds = ", ".join(f"{number} {kind}" for kind, number in tally.faults.items())
         print(f"{name:14} {tally.inputs:>10,} inputs  {kinds or 'no fault'}")
     total = sum(tally.inputs for tally in tallies.values())
-    print(f"{'all':14} {total:>10,} inputs, {total / given.seconds:,.0f} a second; {faults} faults; peak memory {peak / 1e6:,.0f} MB")
+    print(f"{'all':14} {total:>10,} inputs, {total / options.seconds:,.0f} a second; {faults} faults; peak memory {peak / 1e6:,.0f} MB")
     return 1 if faults or not total else 0
 
 
