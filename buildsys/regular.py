@@ -42,11 +42,10 @@ def read(path: Path | str, bytes_max: int) -> bytes:
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         _check_mode(path, status.st_mode)
-        data = b"" if status.st_size > bytes_max else file.read(bytes_max + 1)
-    if status.st_size > bytes_max or len(data) > bytes_max:
-        facts = [("file", str(path)), ("has", f"{max(status.st_size, len(data)):,} bytes"), ("limit", f"{bytes_max:,} bytes")]
-        raise UsageError(f"{Path(path).name} is too large", facts)
-    return data
+        if status.st_size > bytes_max:
+            facts = [("file", str(path)), ("has", f"{status.st_size:,} bytes"), ("limit", f"{bytes_max:,} bytes")]
+            raise UsageError(f"{Path(path).name} is too large", facts)
+        return file.read(status.st_size)  # what is written to it meanwhile changes its signature, and it is read again
 
 
 def _check_mode(path: Path | str, mode: int) -> None:

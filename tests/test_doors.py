@@ -438,3 +438,13 @@ def test_a_header_of_a_hundred_thousand_tensors_is_read(tmp_path: Path) -> None:
     names = {f"w{number:06}": {"dtype": "U8", "shape": [2, 1], "data_offsets": [2 * number, 2 * number + 2]} for number in range(100_000)}
     data = json.dumps(names).encode()
     assert len(checkpoints.parsed_header(data, 8 + len(data) + 200_000, tmp_path)) == 100_000
+
+
+def test_a_file_beyond_its_limit_names_the_limit(declared: Project) -> None:
+    file = declared.root / "one" / "config.json"
+    with open(file, "r+b") as data:
+        data.truncate(10_000_001)
+    ran = declared.build("base-one", "-q")
+    assert ran.stderr.startswith(
+        f"error: base-one: config.json is too large\n  file   {file}\n  has    10,000,001 bytes\n  limit  10,000,000 bytes\n"
+    )
