@@ -256,6 +256,24 @@ def test_a_configuration_with_more_layers_than_tensors_is_refused_before_a_model
     assert caught.value.headline == "config.json has more layers than the weights have tensors"
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"hidden_size": 2**20}, [("hidden_size", "1,048,576")]),
+        ({"text_config": {"vocab_size": 2**25}}, [("vocab_size", "33,554,432")]),
+        ({"num_attention_heads": 100, "head_dim": 1000}, [("num_attention_heads × head_dim", "100,000")]),
+    ],
+)
+def test_a_configuration_for_a_larger_model_is_refused_before_one_is_made(
+    tmp_path: Path, settings: dict[str, object], named: list[tuple[str, str]]
+) -> None:
+    folder = checkpoint(tmp_path, {"a": [1, 2]}, {**CONFIG, **settings})
+    with pytest.raises(BuildError) as caught:
+        checkpoints.checked(folder)
+    assert caught.value.headline == "config.json is for a larger model than the weights are of"
+    assert list(caught.value.facts) == [("folder", str(folder)), *named, ("longest side of a tensor", "2")]
+
+
 TEMPLATES = {
     "syntax": ("{% for %}", "TemplateSyntaxError: "),
     "raises": ("{{ raise_exception('no system turns') }}", "TemplateError: no system turns"),

@@ -50,11 +50,12 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        ids = tokenizer("a word", add_special_tokens=False).input_ids
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library raises nothing narrower for a file that it cannot read; a panic is no Exception
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
-    if not tokenizer("a word", add_special_tokens=False).input_ids:  # transformers makes an empty one where it finds no files
+    if not ids:  # transformers makes an empty one where it finds no files
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)
     return tokenizer
 
@@ -127,7 +128,10 @@ def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple
 
 
 def _ids(tokenizer: Tokenizer, text: str, *, plain: bool) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    try:
+        ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    except Exception as error:  # as for its files: the library raises nothing narrower
+        raise BuildError("the tokenizer cannot encode a row", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
     return ids
 
 

@@ -22,6 +22,9 @@ CONV1D = ("gpt2",)  # model types that keep the matrices of their layers (inputs
 _HEADER_BYTES_MAX = 100_000_000  # as the safetensors library has it
 _INDEX_BYTES_MAX = 100_000_000
 _RANK_MAX = 64  # sides of one tensor, as NumPy has it
+_SIDES = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
+_HEADS = ("num_attention_heads", "head_dim")
+_TIMES_MAX = 4  # how much longer a side may be than any that is stored: some families store less than they name
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -196,11 +199,19 @@ def _truncated(file: Path, size: int, expected: int) -> BuildError:
 
 
 def check_size(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Raises BuildError where a configuration has more layers than the weights have tensors: transformers would build them all first."""
+    """Raises BuildError where a configuration is for a far larger model than the weights are of: transformers would make it first."""
+    facts = [("folder", str(folder))]
     layers = next((config[name] for name in _LAYERS if type(config.get(name)) is int), 0)
     if layers > len(checkpoint.names):
-        facts = [("folder", str(folder)), ("layers", f"{layers:,}"), ("tensors", f"{len(checkpoint.names):,}")]
+        facts += [("layers", f"{layers:,}"), ("tensors", f"{len(checkpoint.names):,}")]
         raise BuildError("config.json has more layers than the weights have tensors", facts)
+    longest = max((side for entry in checkpoint.entries.values() for side in entry.shape), default=0)
+    sides = [(name, number) for name, number in configuration.numbers(config) if name in _SIDES]
+    heads, width = (next((number for name, number in configuration.numbers(config) if name == key), 0) for key in _HEADS)
+    for name, number in [*sides, (" × ".join(_HEADS), heads * width)]:
+        if number > _TIMES_MAX * longest:
+            facts += [(name, f"{number:,}"), ("longest side of a tensor", f"{longest:,}")]
+            raise BuildError("config.json is for a larger model than the weights are of", facts)
 
 
 def checked(folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def parsed(data: bytes, folder: Path) -> dict[str, Any]:
     facts = [("folder", str(folder))]
     settings = strict.parsed_json(data, "config.json", _BYTES_MAX, facts=facts, nan=True)
     strict.validated(Configuration, settings, "config.json", facts)
-    for name, number in _numbers(settings):
+    for name, number in numbers(settings):
         limit = _COUNT_MAX if _COUNT.fullmatch(name) else _SIDE_MAX if _SIDE.fullmatch(name) else None
         if limit is not None and abs(number) > limit:
             facts += [(name, strict.shortened(f"{number:,}", 40)), ("limit", f"{limit:,}")]
@@ -54,7 +54,7 @@ def parsed(data: bytes, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _numbers(value: Any) -> Iterator[tuple[str, int | float]]:
+def numbers(value: Any) -> Iterator[tuple[str, int | float]]:
     """(key, number) of every number in a configuration; one in a list has the key of the list."""
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -62,7 +62,7 @@ def _numbers(value: Any) -> Iterator[tuple[str, int | float]]:
                 if type(item) in (int, float):
                     yield name, item
                 else:
-                    yield from _numbers(item)
+                    yield from numbers(item)
     elif isinstance(value, list):
         for inner in value:
-            yield from _numbers(inner)
+            yield from numbers(inner)
