@@ -26,7 +26,7 @@ _FIELDS = {field for shape in SHAPES for field in shape}
 _PROBLEMS_MAX = 1000  # bad rows that are counted
 _ROW_BYTES_MAX = 100_000_000
 _PARQUET_ROWS_MAX = 1_000_000
-_UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 26, 20  # of a Parquet file: packed well, text takes a tenth; ten thousand times is an attack
+_UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 28, 20  # of a Parquet file: the text of its rows, and how many times the file itself
 _EXPECTED = "text · messages · prompt + completion · prompt + chosen + rejected"
 
 
@@ -88,7 +88,7 @@ def _parquet(data: bytes, path: str) -> Iterator[tuple[str, Any, str | None]]:
         declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         if file.metadata.num_rows > _PARQUET_ROWS_MAX or declared > left:
             raise _too_large(path, file.metadata.num_rows, left)
-        for batch in file.iter_batches(batch_size=4096, columns=columns, use_threads=False):
+        for batch in file.iter_batches(batch_size=512, columns=columns, use_threads=False):
             left -= batch.nbytes
             if left < 0:
                 raise _too_large(path, file.metadata.num_rows, max(_UNPACKED_BYTES, _UNPACKED_TIMES * len(data)))
