@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: venv lint test test-all bench faults soak
+.PHONY: venv lint test test-all bench fuzz faults soak
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ bench: venv
 
 # Longer looks for what a test run has no time for: `make faults SECONDS=600`.
 SECONDS ?= 60
+
+fuzz: venv
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 faults: venv
 	$(BIN)/python -m tests.faults --seconds $(SECONDS)

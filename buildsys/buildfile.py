@@ -11,7 +11,9 @@ from typing import Any
 import tomli
 from pydantic import ValidationError
 
-from buildsys.errors import UsageError, nearest
+from buildsys import regular, strict
+from buildsys.errors import UsageError, nearest, reason_of
+from buildsys.lines import Lines
 from buildsys.rules import Strict
 from buildsys.tables import Base, Behavior, Build, Graph, Merged, Train, Vector
 from buildsys.tables.verify import Verify
@@ -40,13 +42,17 @@ class Buildfile:
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, where: tuple[str, ...], text: str, hint: str = "") -> None:
+        """Note a problem. Raises UsageError with all of them once there are too many for anybody to read."""
         self.problems.append(Problem(where, text, hint))
+        if len(self.problems) >= _PROBLEMS_MAX:
+            self.check()
 
     def check(self) -> None:
         """Raises UsageError with every problem found so far."""
         if not self.problems:
             return
-        rows = [(line_of(self.source, p.where), ".".join(p.where[:2]), p.text) for p in self.problems]
+        lines = Lines(self.source)
+        rows = [(lines.of(p.where), ".".join(p.where[:2]), p.text) for p in self.problems]
         rows.sort(key=lambda row: row[0])
         count = f"{len(rows)} problem{'' if len(rows) == 1 else 's'}"
         hints = list(dict.fromkeys(problem.hint for problem in self.problems if problem.hint))
@@ -55,21 +61,37 @@ class Buildfile:
 
 _KINDS: dict[str, type[Strict]] = {"base": Base, "behavior": Behavior, "vector": Vector, "merged": Merged}
 _TABLES = ["build", "graph", "defaults", *_KINDS]
+_BYTES_MAX = 2_000_000
+_DEPTH_MAX = 32
+_PROBLEMS_MAX = 1000
+_KEYS_MAX = 1000  # of a table with keys of ours
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read(path: Path) -> Buildfile:
-    """All declarations and all problems of a file. Raises UsageError only where it is no TOML at all."""
+    """All declarations and all problems of a file. Raises UsageError only where it is not TOML at all."""
+    return parsed(regular.read(path, _BYTES_MAX), path)
+
+
+def parsed(data: bytes, path: Path) -> Buildfile:
+    """The same of its bytes; `path` is where names in it lead from."""
     try:
-        source = path.read_bytes().decode()
+        source = data.decode()
         tables = tomli.loads(source)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path.name} is not UTF-8", [("byte", str(error.start))]) from error
     except tomli.TOMLDecodeError as error:
         line = source.splitlines()[error.lineno - 1] if error.lineno <= len(source.splitlines()) else ""
+        shown_line = strict.shortened(line.strip(), 200)
         raise UsageError(
-            f"{path.name} is not valid TOML", [(f"line {error.lineno}", line.strip(), error.msg)], "https://toml.io/en/v1.0.0"
+            f"{path.name} is not valid TOML", [(f"line {error.lineno}", shown_line, error.msg)], "https://toml.io/en/v1.0.0"
         ) from error
+    except RecursionError as error:
+        raise UsageError(f"{path.name} is nested deeper than {_DEPTH_MAX} levels") from error
+    except ValueError as error:
+        reason = reason_of(error).partition("; use ")[0]  # without Python's advice to its own users
+        raise UsageError(f"{path.name} has a number or a date that cannot be read", [("reason", reason)]) from error
+    _check_values(tables, path)
     file = Buildfile(path, source)
     for name in tables:
         if name not in _TABLES:
@@ -98,6 +120,28 @@ def read(path: Path) -> Buildfile:
             else:
                 file.problem((kind, name), f"is {_kind(table)}, expected a table")
     return file
+
+
+def _check_values(tables: dict[str, Any], path: Path) -> None:
+    """Raises UsageError for what TOML can spell and nothing can use: numbers beyond 64 bits, NUL in a text, depth without end."""
+    inside: list[Any] = [tables]
+    for _ in range(_DEPTH_MAX + 1):
+        deeper: list[Any] = []
+        for value in inside:
+            kind = type(value)
+            if kind is dict:
+                deeper.extend(value)
+                deeper.extend(value.values())
+            elif kind is list:
+                deeper.extend(value)
+            elif kind is int and not -(1 << 63) <= value < 1 << 63:
+                raise UsageError(f"{path.name} has a number of more than 64 bits", [("begins with", f"{value:#x}"[:20])])
+            elif kind is str and "\0" in value:
+                raise UsageError(f"{path.name} has a text with a NUL character", [("text", strict.shortened(repr(value), 60))])
+        if not deeper:
+            return
+        inside = deeper
+    raise UsageError(f"{path.name} is nested deeper than {_DEPTH_MAX} levels")
 
 
 def _with_defaults(kind: str, table: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +182,9 @@ def _good_keys(file: Buildfile, where: tuple[str, ...], model: type[Strict], tab
 
     complete  False for defaults, whose keys have to fit together only with those of a table that they are completed by
     """
+    if isinstance(table, dict) and len(table) > _KEYS_MAX:
+        file.problem(where, f"has {len(table):,} keys, and {_KEYS_MAX:,} are the limit")
+        return None
     try:
         model.model_validate(table)
         return set(table)
@@ -239,31 +286,3 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, (str, int, float)) else _kind(value)
-
-
-def line_of(source: str, where: tuple[str, ...]) -> int:
-    """The line on which a path of keys is set, or the nearest line above it that there is."""
-    found = 1
-    table: list[str] = []
-    best = 0
-    for number, line in enumerate(source.splitlines(), 1):
-        header = re.match(r"\s*\[\[?([^\[\]]+)\]\]?\s*(#.*)?$", line)
-        if header and "=" not in header[1]:
-            table = _dotted(header[1])
-            keys = table
-        else:
-            key = re.match(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""", line)
-            keys = [*table, *_dotted(key[1])] if key else table
-        depth = 0
-        while depth < len(keys) and depth < len(where) and keys[depth] == where[depth]:
-            depth += 1
-        if depth == len(keys) and depth < len(where):  # an inline table, perhaps over several lines
-            while depth < len(where) and re.search(rf"""["']?{re.escape(where[depth])}["']?\s*=""", line):
-                depth += 1
-        if depth > best and depth in (len(keys), len(where)):
-            best, found = depth, number
-    return found
-
-
-def _dotted(text: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in re.findall(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""", text)]

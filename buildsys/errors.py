@@ -70,6 +70,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what a library says of its failure; the kind of failure where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def os_failure(error: OSError, doing: str) -> BuildError:
     """What the operating system refused, in our words: a full disk, a read-only folder, a missing permission."""
     import errno

@@ -1,4 +1,7 @@
-"""Digests of what lies outside the store: rows as parsed, model folders as lists of files, texts as bytes. Remembers through `observe`."""
+"""Digests of what lies outside the store: rows as parsed, model folders as lists of files, texts as bytes. Remembers through `observe`.
+
+The door for files of the user's: what is hashed or handed to a rule is a regular file, and of a folder one that belongs to it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from buildsys import memory
+from buildsys import memory, regular
 from buildsys.action import Digest, canonical_bytes, digest_of, digest_of_files
 from buildsys.errors import UsageError
 from buildsys.examples import rows
 from buildsys.graph import Folder, Rows, Text
 from buildsys.store.observe import Observer
-from buildsys.tensors import checkpoints
+from buildsys.tensors import folders
+
+_ROWS_BYTES_MAX = 4_000_000_000
 
 
 def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
@@ -24,23 +29,36 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
         if isinstance(source, Folder):
             names = files(source, observer.names(source.path))
             return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
+        regular.check(source.path)
         return observer.digest(source.path)
     except OSError as error:
         raise _unreadable(source.path, error) from error
 
 
+def check(source: Folder | Text, observer: Observer) -> None:
+    """Raises UsageError for what `digest` would not take; reads nothing."""
+    try:
+        if isinstance(source, Folder):
+            files(source, observer.names(source.path))
+        else:
+            regular.check(source.path)
+    except OSError as error:
+        raise _unreadable(source.path, error) from error
+
+
 def files(folder: Folder, names: Iterable[str]) -> list[str]:
-    """Which of a folder's files belong to what it is named for. Raises UsageError for a name that has no spelling in a key."""
-    belonging = sorted(set(names) & set(checkpoints.ADAPTER_FILES)) if folder.adapter else checkpoints.model_files(names)
-    for name in belonging:
-        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            raise UsageError(f"{folder.path} has a file whose name is not UTF-8", [("file", name)], "rename it, or move it away")
+    """Which of a folder's files belong to what it is named for.
+
+    Raises UsageError for one that is not a regular file of the folder itself.
+    """
+    belonging = folders.adapter_files(names) if folder.adapter else folders.model_files(names)
+    folders.check(folder.path, belonging)
     return belonging
 
 
 def picked_rows(source: Rows) -> list[rows.Row]:
     """The rows that a source means, read now. Raises UsageError for rows that are none, OSError for a file that cannot be read."""
-    data = source.path.read_bytes()
+    data = regular.read(source.path, _ROWS_BYTES_MAX)
     if source.aspect is not None:
         data = memory.examples(data, source.aspect)
     return rows.part(rows.parse(data, str(source.path)), source.part)

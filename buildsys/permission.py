@@ -97,8 +97,11 @@ def _write(root: Path, asked: Digests) -> None:
 def _read() -> tuple[dict[str, Digests], str]:
     """(project -> the files it may run, why what was recorded is not believed)."""
     data = configuration.read(FILE)
-    if data is None:
-        return {}, ""
+    return ({}, "") if data is None else parsed(data)
+
+
+def parsed(data: bytes) -> tuple[dict[str, Digests], str]:
+    """The same of a file's bytes."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from buildsys import outside
 from buildsys.action import digest_of
 from buildsys.errors import BuildError, Mismatch
 from buildsys.graph import Folder, Graph, Output, Source
@@ -26,27 +27,27 @@ def check(graph: Graph, patterns: Iterable[str], observer: Observer) -> None:
             continue
         try:
             if _headers(base, observer) != _headers(model, observer):
-                matching.compared(base, model)
+                matching.compared(base.path, model.path)
         except Mismatch as error:
             raise Mismatch(f"{step.target}: {error.headline}", error.facts, error.hint) from None
         except (BuildError, OSError):
             continue
 
 
-def _folder(graph: Graph, source: Source | tuple[Source, ...]) -> Path | None:
+def _folder(graph: Graph, source: Source | tuple[Source, ...]) -> Folder | None:
     """The user's own folder that a step names."""
     if isinstance(source, Output):
         given = graph.steps[source.step].inputs.get("folder")
         if isinstance(given, Folder):
-            return given.path
+            return given
     return None
 
 
-def _headers(folder: Path, observer: Observer) -> list[str]:
+def _headers(folder: Folder, observer: Observer) -> list[str]:
     """What tells the tensors of two folders apart, and their tokenizers: read again only when a file changes."""
-    names = observer.names(folder)
-    found = [observer.derived(folder / name, "header", _header) for name in names if name.endswith(".safetensors")]
-    return found + [observer.digest(folder / name) for name in names if name in _TOKENS]
+    names = outside.files(folder, observer.names(folder.path))
+    headers = [observer.derived(folder.path / name, "header", _header) for name in names if name.endswith(".safetensors")]
+    return headers + [observer.digest(folder.path / name) for name in names if name in _TOKENS]
 
 
 _TOKENS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")

@@ -70,7 +70,7 @@ class Stage:
         self.cache.staged(artifact, place)
         for source in step.sources():
             if isinstance(source, Folder):
-                for name in artifact.references:
+                for name in outside.files(source, artifact.references):
                     (place / name).symlink_to(source.path / name)
         for role in getattr(rules.get(step.rule), "CARRIES", ()):
             carried = step.inputs[role]

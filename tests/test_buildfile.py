@@ -94,7 +94,7 @@ PROBLEMS = {
     "no source": ("[base.x]\n", "needs one of path, hub, pretrain; it has none", ""),
     "moving revision": ('[base.x]\nhub = "a/b"\nrevision = "main"\n', "'revision' is 'main', expected a full commit hash of 40 hexadecimal digits", ""),
     "revision missing": ('[base.x]\nhub = "a/b"\n', "hub and revision go together; the revision is the full commit hash", ""),
-    "folder missing": ('[base.x]\npath = "nowhere"\n', "'nowhere' is no model folder", "a model folder has config.json and model.safetensors"),
+    "folder missing": ('[base.x]\npath = "nowhere"\n', "'nowhere' is not a model folder", "a model folder has config.json and model.safetensors"),
     "examples missing": ('[behavior.x]\nbase = "tiny"\nexamples = "nothing.jsonl"\n', "'nothing.jsonl' is not there", ""),
     "corpus missing": ('[base.x]\npretrain = { corpus = "none/*.txt" }\n', "no file matches 'none/*.txt'", ""),
     "odd shape": ('[base.x]\npretrain = { corpus = "memory/*.md", hidden_size = 10, num_attention_heads = 4 }\n', "hidden_size must be an even multiple of num_attention_heads", ""),
@@ -144,7 +144,7 @@ def test_bad_rows_do_not_hide_problems_of_the_buildfile(declared: Project) -> No
 def test_a_folder_as_examples_is_a_clear_error(declared: Project) -> None:
     declared.file("rows.jsonl").unlink()
     declared.file("rows.jsonl").mkdir()
-    assert refused(declared, GOOD) == f"error: {declared.root}/rows.jsonl cannot be read\n  reason  is a directory\n"
+    assert refused(declared, GOOD) == f"error: rows.jsonl is a folder, not a file\n  path  {declared.root}/rows.jsonl\n"
 
 
 def test_a_row_of_an_unknown_shape_is_named_with_file_and_line(declared: Project) -> None:
@@ -192,7 +192,7 @@ def test_rows_of_two_shapes_are_refused(declared: Project) -> None:
 def test_front_matter_that_is_no_yaml_is_named(declared: Project) -> None:
     declared.file("memory/bad.md").write_text("---\nid: [\n---\n")
     found = refused(declared, GOOD)
-    assert found.startswith(f"error: {declared.root}/memory/bad.md has front matter that is no YAML\n  line ")
+    assert found.startswith(f"error: {declared.root}/memory/bad.md has front matter that is not YAML\n  line ")
 
 
 # what changes nothing, and its twins that do; `keys` are those of the first step, all that a plan knows before anything is built

@@ -93,7 +93,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut header": (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10"), "error: base-one: the checkpoint is truncated\n"),
     "no safetensors": (
         lambda folder: (folder / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"what"),
-        "error: base-one: the file is no safetensors file\n",
+        "error: base-one: the file is not a safetensors file\n",
     ),
     "pickled": (
         _pickle,
@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no causal model": (
         lambda folder: checkpoint(folder, {"a": [1]}, {"architectures": ["BertForSequenceClassification"]}),
-        "error: base-one: the base is no causal language model\n  folder        {folder}\n  architecture  BertForSequenceClassification\n",
+        "error: base-one: the base is not a causal language model\n  folder        {folder}\n  architecture  BertForSequenceClassification\n",
     ),
     "own code": (
         lambda folder: checkpoint(folder, {"a": [1]}, {**CONFIG, "auto_map": {"AutoModel": "x.y"}}),
@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}'),
         "error: base-one: a shard is missing\n",
     ),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "error: base-one: the folder is no model\n"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "error: base-one: the folder is not a model\n"),
 }
 
 

@@ -151,7 +151,7 @@ def test_svc_after_a_merge_is_another_merge(folders: Project) -> None:
         ("vectors = { formal = 1.0 }\nmethod = 'dare_ties'", "there is no merge method 'dare_ties'"),
         ("vectors = { formal = 1.0 }\nfilter_wise = true", "merge method 'task_arithmetic' has no option 'filter_wise'"),
         ("vectors = [{ path = 'formal', coeficient = 1 }]", "unknown key 'coeficient' in vectors"),
-        ("vectors = [{ path = 'nowhere' }]", "'nowhere' is no model folder"),
+        ("vectors = [{ path = 'nowhere' }]", "'nowhere' is not a model folder"),
         ("vectors = []", "'vectors' is empty"),
         ("vectors = { formal = 1.0 }\nbase = 'merged-x'", "there is no base 'merged-x'"),
     ],
@@ -171,7 +171,7 @@ def test_a_wrong_recipe_is_refused_with_its_line(folders: Project, table: str, t
         ("sum = { formal = 0.0 }", "all coefficients are 0"),
         ('of = "merged-x"', "there is no model target 'merged-x'"),
         ('path = "formal"\nsum = { formal = 1.0 }', "needs one of path, hub, adapter, of, analogy, sum, icl; it has path and sum"),
-        ('adapter = "formal"', "'formal' is no adapter folder"),
+        ('adapter = "formal"', "'formal' is not an adapter folder"),
         ('path = "formal"\nstore = "sparse"', 'store = "sparse" and store_density go together'),
         ('of = "base-one"', "base-one less itself is nothing"),
     ],
@@ -241,7 +241,7 @@ def test_embeddings_and_tensors_saved_whole_belong_to_the_vector(project: Projec
     [
         ({}, {**FACTORS, "up.lora_B.weight": B * 0}, "error: vector-x: the adapter does nothing\n"),
         ({"use_dora": True}, FACTORS, "error: vector-x: the adapter is a DoRA"),
-        ({"peft_type": "IA3"}, FACTORS, "error: vector-x: the adapter is no LoRA\n"),
+        ({"peft_type": "IA3"}, FACTORS, "error: vector-x: the adapter is not a LoRA\n"),
         ({}, {"up.lora_A.weight": A}, "error: vector-x: tensor 'base_model.model.up.lora_B.weight' is missing from the adapter\n"),
         ({}, {"upp.lora_A.weight": A, "upp.lora_B.weight": B}, "error: vector-x: tensor 'upp.weight' does not match\n"),
         (

@@ -229,7 +229,7 @@ BAD = {
     "ids": ("", lambda p: p.file("eval.jsonl").write_text("".join(json.dumps(json.loads(line) | {"id": 4}) + "\n" for line in EVAL.splitlines()[:2])), "has the id '4' of line 1"),
     "empty": ("", lambda p: p.file("eval.jsonl").write_text(""), "no rows in"),
     "two metrics": ('contains = "a", regex = "b"', None, "has contains and regex: one metric a set"),
-    "no pattern": ('regex = "("', None, "regex is no pattern"),
+    "no pattern": ('regex = "("', None, "regex is not a pattern"),
     "out of reach": ("min_gain = 1.5", None, "min_gain = 1.5 cannot be reached: 1 is all that preference can gain"),
     "share above one": ("min_metric = 1.0", None, "no interval of 'preference' reaches 1"),
     "less is better": ('metric = "loss", min_metric = 2.0', None, "of 'loss' less is better"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from buildsys import plan as plans
 from buildsys.cli.inside import staged
 from buildsys.cli.project import Project
 from buildsys.errors import BuildError, UsageError, os_failure
@@ -39,7 +40,7 @@ def export(project: Project, plan: Plan, target: str, directory: Path, rank: int
         if rank is None and kind == "vector":
             facts = _tensors(project, plan, target, new)
         elif rank is None:
-            shutil.copytree(project.cache.outputs.path(target), new, dirs_exist_ok=True)  # links are followed
+            _copy_files(project, plan, target, new)
         else:
             facts = _adapter(project, plan, target, rank, new)
         for path in new.iterdir():
@@ -53,6 +54,15 @@ def export(project: Project, plan: Plan, target: str, directory: Path, rank: int
         shutil.rmtree(new, ignore_errors=True)
     files = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     return {"target": target, "path": str(directory), "files": files, **facts}
+
+
+def _copy_files(project: Project, plan: Plan, target: str, out: Path) -> None:
+    """The files that the target's output consists of; links are followed, and what else stands in the folder is left there."""
+    artifacts = {name: step.artifact for name, step in plan.steps.items() if step.artifact}
+    resolved = {name: step.resolved for name, step in plan.steps.items() if step.resolved}
+    content = plans.content(project.graph, project.graph.targets[target], artifacts, resolved)
+    for name in (*content.files, *content.links, *content.texts):
+        shutil.copyfile(project.cache.outputs.path(target) / name, out / name)
 
 
 def _tensors(project: Project, plan: Plan, target: str, out: Path) -> dict[str, Any]:

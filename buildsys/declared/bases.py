@@ -5,7 +5,7 @@ from __future__ import annotations
 from buildsys.declared.reader import Inputs, Reader, Where
 from buildsys.graph import Folder, Step, Target, Text
 from buildsys.tables import Base, Listed, Source, Vector
-from buildsys.tensors import checkpoints
+from buildsys.tensors import folders
 
 
 def add(reader: Reader, name: str, given: Base) -> None:
@@ -33,8 +33,8 @@ def model(
         reader.add(Step(step, target, "model", {"hub": given.hub, "revision": given.revision}))
         return (("hub", f"{given.hub} at {given.revision}"),)
     folder = reader.place(given.path or "")
-    if not checkpoints.model_files(reader.observer.names(folder)):
+    if not folders.model_files(reader.observer.names(folder)):
         hint = "a model folder has config.json and model.safetensors"
-        reader.file.problem((*where, "path"), f"'{given.path}' is no model folder", hint)
+        reader.file.problem((*where, "path"), f"'{given.path}' is not a model folder", hint)
     reader.add(Step(step, target, "model", {"hub": None, "revision": None}, {"folder": Folder(folder)}))
     return (("folder", str(given.path)),)

@@ -14,7 +14,7 @@ from buildsys.buildfile import Buildfile
 from buildsys.declared.lineage import Lineage
 from buildsys.errors import UsageError, nearest
 from buildsys.examples.rows import Part
-from buildsys.graph import Output, Rows, Source, Step, Target, Text
+from buildsys.graph import Folder, Output, Rows, Source, Step, Target, Text
 from buildsys.store.observe import Observer
 
 Where = tuple[str, ...]
@@ -176,6 +176,13 @@ class Reader:
         id_, _, aspect = name.partition("#")
         node = self.nodes.get(id_)
         return Rows(node.path, part, aspect) if node is not None and aspect in node.own_examples else None
+
+    def check(self, source: Folder | Text) -> None:
+        """Note at once what is wrong with the user's own files of a step, which may have to wait for others before it is planned."""
+        try:
+            outside.check(source, self.observer)
+        except UsageError as error:
+            self.later.append(error)
 
     def _known(self, where: Where, path: str, source: Rows) -> Rows | None:
         """The source, if its rows can be read and there are some."""

@@ -55,7 +55,8 @@ def taken(reader: Reader, step: str, target: str, where: Where, given: Vector | 
         folder = Folder(reader.place(given.adapter), adapter=True)
         if "adapter_config.json" not in reader.observer.names(folder.path):
             hint = "an adapter's folder has adapter_config.json and adapter_model.safetensors"
-            reader.file.problem((*where, "adapter"), f"'{given.adapter}' is no adapter folder", hint)
+            reader.file.problem((*where, "adapter"), f"'{given.adapter}' is not an adapter folder", hint)
+        reader.check(folder)
         if base is None:
             return []
         reader.add(Step(step, target, "adapter", {"dtype": given.dtype}, {"base": Output(base), "folder": folder}))

@@ -43,6 +43,7 @@ def evaluation_set(
         if reader.observer.size(files[0].path) is None:
             reader.file.problem((*where, "judge"), f"'{name}' is not there", "a judge is a function of a file beside the Buildfile")
             return None
+        reader.check(files[0])
     if given.lm_eval is not None:
         spec["lm_eval"] = given.lm_eval.model_dump() | {"include": None}
         spec["lm_eval_version"] = _version("lm_eval")

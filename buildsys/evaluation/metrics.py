@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from buildsys import deadline, strict
 from buildsys.errors import BuildError
 from buildsys.evaluation.intervals import Ratio
 from buildsys.evaluation.names import FALLING, MetricName
 
+_PATTERN_SECONDS = 10
 Evaluation = Mapping[str, Any]
 
 
@@ -43,8 +45,19 @@ class Metric:
             found = [any(text in said.lower() for text in texts) for said, texts in zip(numbers["texts"], wanted, strict=True)]
             return Ratio.of([float(one) for one in found], share=True)
         if self.name == "regex":
-            return Ratio.of([float(re.search(self.pattern, said) is not None) for said in numbers["texts"]], share=True)
+            return Ratio.of([float(_matches(self.pattern, said)) for said in numbers["texts"]], share=True)
         return Ratio.of(numbers["scores"])
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """True where the pattern is found. Raises BuildError for one that goes through the text in ever new ways, and would not end."""
+    try:
+        with deadline.within(_PATTERN_SECONDS):
+            return re.search(pattern, text) is not None
+    except deadline.Expired as error:
+        facts = [("regex", strict.shortened(pattern, 80)), ("text", f"{len(text):,} characters")]
+        hint = "a repetition of a repetition, as in (a+)+, can be written without one of them"
+        raise BuildError(f"the regex takes more than {_PATTERN_SECONDS} seconds for a row", facts, hint) from error
 
 
 def margins(evaluation: Evaluation, position: int) -> list[float]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from buildsys.errors import BuildError
+from buildsys import deadline
+from buildsys.errors import BuildError, reason_of
 from buildsys.examples import templates
 from buildsys.examples.rows import Row, shape
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     Tokenizer = PreTrainedTokenizerBase
 
+_TEMPLATE_SECONDS = 10
+_TEMPLATE_HINT = "correct the chat_template.jinja beside the base, or the rows that it refuses"
 IGNORED = -100  # the label that transformers' losses skip
 
 
@@ -49,10 +52,12 @@ def load_tokenizer(folder: str, template_date: str | None = None) -> Tokenizer:
     templates.set_clock(template_date)
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason)], _TOKENIZER_HINT) from error
-    if not tokenizer("a word", add_special_tokens=False).input_ids:  # transformers makes an empty one where it finds no files
+        ids = tokenizer("a word", add_special_tokens=False).input_ids
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises nothing narrower for a file that it cannot read; a panic is no Exception
+        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
+    if not ids:  # transformers makes an empty one where it finds no files
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)
     return tokenizer
 
@@ -102,7 +107,14 @@ def render(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, generate
             "the base has no chat template, but its rows are messages",
             hint="use rows of plain prompt and answer, or put a chat_template.jinja beside the base",
         )
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+    try:
+        with deadline.within(_TEMPLATE_SECONDS):
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
+    except deadline.Expired as error:
+        raise BuildError(f"the chat template takes more than {_TEMPLATE_SECONDS} seconds for a row", hint=_TEMPLATE_HINT) from error
+    except Exception as error:  # a template is a program of somebody else's: it may raise anything
+        facts = [("reason", f"{type(error).__name__}: {reason_of(error)}")]
+        raise BuildError("the chat template cannot render a row", facts, _TEMPLATE_HINT) from error
 
 
 def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
@@ -118,7 +130,10 @@ def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple
 
 
 def _ids(tokenizer: Tokenizer, text: str, *, plain: bool) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    try:
+        ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    except Exception as error:  # as for its files: the library raises nothing narrower
+        raise BuildError("the tokenizer cannot encode a row", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
     return ids
 
 

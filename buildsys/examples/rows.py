@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from buildsys import strict
 from buildsys.action import Digest, canonical_bytes, digest_of
-from buildsys.errors import UsageError
+from buildsys.errors import UsageError, reason_of
 
 Row = dict[str, Any]
 Part = Literal["all", "train", "held-out"]
@@ -22,6 +23,10 @@ SHAPES = {
     ("prompt", "chosen", "rejected"): "preference",
 }
 _FIELDS = {field for shape in SHAPES for field in shape}
+_PROBLEMS_MAX = 1000  # bad rows that are counted
+_ROW_BYTES_MAX = 100_000_000
+_PARQUET_ROWS_MAX = 1_000_000
+_UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 28, 20  # of a Parquet file: the text of its rows, and how many times the file itself
 _EXPECTED = "text · messages · prompt + completion · prompt + chosen + rejected"
 
 
@@ -30,21 +35,26 @@ def parse(data: bytes, path: str) -> list[Row]:
 
     Raises UsageError with every bad line of the file (at most ten are shown).
     """
-    rows, problems = [], []
+    rows: list[Row] = []
+    problems: list[tuple[str, str]] = []
     ids: dict[str | int, str] = {}
     for place, given, unread in _parquet(data, path) if path.endswith(".parquet") else _lines(data):
         wrong = unread or _problem(given) or _unspeakable(given)
         name = given.get("id") if isinstance(given, dict) else None
         if isinstance(name, (str, int)):
-            wrong = wrong or (f"has the id '{name}' of {ids[name]}" if name in ids else None)
+            wrong = wrong or (f"has the id '{strict.shortened(str(name), 60)}' of {ids[name]}" if name in ids else None)
             ids.setdefault(name, place)
-        if wrong:
-            problems.append((place, wrong))
-        else:
+        if not wrong:
             rows.append({field: given[field] for field in given if field in _FIELDS})
+            continue
+        problems.append((place, wrong))
+        if len(problems) == _PROBLEMS_MAX:
+            break
     if problems:
-        more = [("", f"… and {len(problems) - 10} more")] if len(problems) > 10 else []
-        raise UsageError(f"{_counted(len(problems), 'bad row')} in {path}", problems[:10] + more, f"a row has the fields {_EXPECTED}")
+        more = [("", f"… and {len(problems) - 10:,} more")] if len(problems) > 10 else []
+        least = "at least " if len(problems) == _PROBLEMS_MAX else ""
+        headline = f"{least}{_counted(len(problems), 'bad row')} in {path}"
+        raise UsageError(headline, problems[:10] + more, f"a row has the fields {_EXPECTED}")
     if not rows:
         raise UsageError(f"no rows in {path}", hint=f"one JSON object a line, with the fields {_EXPECTED}")
     kinds = sorted({shape(row) for row in rows})
@@ -58,26 +68,40 @@ def _lines(data: bytes) -> Iterator[tuple[str, Any, str | None]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             try:
-                yield f"line {number}", json.loads(line), None
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                yield f"line {number}", None, f"is not JSON: {error}"
+                yield f"line {number}", strict.json_value(line, _ROW_BYTES_MAX, nan=True, surrogates=True), None
+            except strict.Malformed as error:
+                yield f"line {number}", None, str(error)
 
 
 def _parquet(data: bytes, path: str) -> Iterator[tuple[str, Any, str | None]]:
     """The same of every row of a Parquet file; a column without a value in a row is not a field of it."""
     try:
         from pyarrow import ArrowException, BufferReader
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         hint = "pip install 'buildsys[datasets]', or give JSON Lines"
         raise UsageError(f"reading {path} needs pyarrow", hint=hint) from error
+    rows, left = 0, max(_UNPACKED_BYTES, _UNPACKED_TIMES * len(data))
     try:
-        table = read_table(BufferReader(data))
-        found = table.select([name for name in table.column_names if name in _FIELDS]).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise UsageError(f"{path} is not a Parquet file that can be read", [("reason", str(error).splitlines()[0])]) from error
-    for number, row in enumerate(found, 1):
-        yield f"row {number}", _without_nulls(row), None
+        file = ParquetFile(BufferReader(data))
+        columns = [name for name in file.schema_arrow.names if name in _FIELDS]
+        declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+        if file.metadata.num_rows > _PARQUET_ROWS_MAX or declared > left:
+            raise _too_large(path, file.metadata.num_rows, left)
+        for batch in file.iter_batches(batch_size=512, columns=columns, use_threads=False):
+            left -= batch.nbytes
+            if left < 0:
+                raise _too_large(path, file.metadata.num_rows, max(_UNPACKED_BYTES, _UNPACKED_TIMES * len(data)))
+            for row in batch.to_pylist():
+                rows += 1
+                yield f"row {rows}", _without_nulls(row), None
+    except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UsageError(f"{path} is not a Parquet file that can be read", [("reason", reason_of(error))]) from error
+
+
+def _too_large(path: str, rows: int, bytes_max: int) -> UsageError:
+    facts = [("rows", f"{rows:,}, and {_PARQUET_ROWS_MAX:,} are the limit"), ("limit of their text", f"{bytes_max:,} bytes")]
+    return UsageError(f"{path} holds more than a file of examples may", facts, "split it into several files")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -172,7 +196,7 @@ def _problem(row: Any) -> str | None:
         return f"is {_json_kind(row)}, not an object"
     fields = tuple(field for field in ("text", "messages", "prompt", "completion", "chosen", "rejected") if field in row)
     if fields not in SHAPES:
-        return f"has the fields {', '.join(map(str, row)) or 'none'}"
+        return f"has the fields {strict.shortened(', '.join(map(str, row)), 200) or 'none'}"
     for field in fields:
         value = row[field]
         if isinstance(value, str) and field != "messages":
@@ -196,7 +220,9 @@ def _problem(row: Any) -> str | None:
 def _unspeakable(row: Row) -> str | None:
     """A value that JSON Lines allow and no tokenizer or key can take: half a surrogate pair, NaN."""
     try:
-        canonical_bytes({field: row[field] for field in row if field in _FIELDS})
+        for field, value in row.items():
+            if field in _FIELDS:
+                value.encode() if type(value) is str else canonical_bytes(value)
     except UnicodeEncodeError:
         return "has half of a surrogate pair, which is no text"
     except TypeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from buildsys.errors import BuildError
-from buildsys.tensors import checkpoints
+from buildsys.tensors import checkpoints, configuration, folders
 from buildsys.tensors.matching import by_token
 from buildsys.tensors.vectors import Vector
 from buildsys.tensors.writing import Writer
@@ -28,7 +28,7 @@ def export(folder: Path, base: Path, rank: int, base_name: str, out: Path) -> di
     from buildsys.merging.spectral import thin_svd
 
     vector = Vector(folder)
-    config = checkpoints.config(base)
+    config = configuration.read(base)
     kind = str(config.get("model_type"))
     turned, prefix = kind in checkpoints.CONV1D, _PREFIX.get(kind, "")
     factors: dict[str, numpy.ndarray[Any, Any]] = {}
@@ -57,11 +57,11 @@ def export(folder: Path, base: Path, rank: int, base_name: str, out: Path) -> di
         factors[f"base_model.model.{module}.lora_B.weight"] = second
     if not modules:
         raise BuildError("there is no matrix that a LoRA adapter could hold", [("tensors that moved", str(len(left_out)))])
-    writer = Writer(out / checkpoints.ADAPTER_FILES[1], {name: ("F32", one.shape) for name, one in factors.items()}, {"format": "pt"})
+    writer = Writer(out / folders.ADAPTER_FILES[1], {name: ("F32", one.shape) for name, one in factors.items()}, {"format": "pt"})
     for name in sorted(factors):
         writer.write(name, factors[name].reshape(-1))
     writer.close()
     given = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_name, "r": rank, "lora_alpha": rank}
     given |= {"target_modules": modules, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": turned, "inference_mode": True}
-    (out / checkpoints.ADAPTER_FILES[0]).write_text(json.dumps(given, indent=1, sort_keys=True) + "\n")
+    (out / folders.ADAPTER_FILES[0]).write_text(json.dumps(given, indent=1, sort_keys=True) + "\n")
     return {"rank": rank, "modules": len(modules), "energy": kept / whole, "left_out": left_out, "energy_left_out": lost / whole}

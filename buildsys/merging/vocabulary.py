@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 
 from buildsys.errors import BuildError
-from buildsys.tensors import arrays, checkpoints, tokens, writing
+from buildsys.tensors import arrays, checkpoints, configuration, folders, tokens, writing
 from buildsys.tensors.arrays import Array
 from buildsys.tensors.checkpoints import Checkpoint
 from buildsys.tensors.matching import HEADS, by_token, embeddings_of
@@ -99,20 +99,20 @@ class Vocabulary:
 
     def copy_rest(self, base: Path, out: Path) -> None:
         """Configuration, tokenizer, chat template and generation settings, byte for byte but for new tokens."""
-        for name in checkpoints.model_files(path.name for path in base.iterdir()):
+        for name in folders.model_files(path.name for path in base.iterdir()):
             if not name.endswith(".safetensors") and name != writing.INDEX:
                 (out / name).write_bytes((base / name).read_bytes())
         if not self._new:
             return
         settings = out / "tokenizer_config.json"
         texts = tokens.extended(
-            (out / "tokenizer.json").read_bytes(), settings.read_bytes() if settings.exists() else None, self._sources, self._first
+            (out / "tokenizer.json").read_bytes(), settings.read_bytes() if settings.exists() else None, self._sources, self._first, base
         )
         for file, text in zip((out / "tokenizer.json", settings), texts, strict=True):
             if text is not None:
                 file.write_bytes(text)
-        given = json.loads((out / "config.json").read_bytes())
-        given["vocab_size"] = max(given.get("vocab_size", 0), self._first + len(self._new))
+        given = configuration.read(out)
+        given["vocab_size"] = max(given.get("vocab_size") or 0, self._first + len(self._new))
         (out / "config.json").write_text(json.dumps(given, indent=2) + "\n")
 
     def facts(self) -> dict[str, Any]:

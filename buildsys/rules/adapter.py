@@ -36,4 +36,4 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
         progress(name, position / len(names))
         squares += writing.write_rounded(writer, name, kind, adapter.tau(name, source))
     writer.close()
-    return {"tensors": len(names), "rank": adapter.config.get("r"), "dtype": dtype, "tau_norm": squares**0.5}
+    return {"tensors": len(names), "rank": adapter.config.r, "dtype": dtype, "tau_norm": squares**0.5}

@@ -13,6 +13,7 @@ ROLES: dict[str, str] = {}
 PRELOAD = ()
 FLUSH = False
 FILE = "rows.jsonl"
+_FILE_BYTES_MAX = 4_000_000_000
 
 
 class Params(Strict):
@@ -24,7 +25,7 @@ class Params(Strict):
 
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
-    from buildsys import hub
+    from buildsys import hub, regular
     from buildsys.errors import BuildError
     from buildsys.examples import rows
 
@@ -34,7 +35,7 @@ def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[s
     facts = [("dataset", params.hub), ("revision", params.revision), ("files", params.files)]
     if not files:
         raise BuildError("the data set has no such file", facts, 'name its .parquet or .jsonl files, as in "data/train-*.parquet"')
-    found = [row for place in files for row in rows.parse(place.read_bytes(), str(place))]
+    found = [row for place in files for row in rows.parse(regular.read(place, _FILE_BYTES_MAX), str(place))]
     picked = rows.part(found, params.part)
     shapes = sorted({rows.shape(row) for row in found})
     if len(shapes) > 1 or (params.shape and shapes != [params.shape]):

@@ -22,11 +22,12 @@ class Params(Strict):
 
 def run(inputs: Inputs, params: Params, out: Path, progress: Progress) -> dict[str, Any]:
     from buildsys import hub
-    from buildsys.tensors import checkpoints, completeness
+    from buildsys.tensors import checkpoints, completeness, folders
 
     if params.hub is not None and params.revision is not None:
         progress(f"fetching {params.hub}")
-        folder = hub.snapshot("model", params.hub, params.revision, checkpoints.MODEL_PATTERNS, completeness.unproven)
+        folder = hub.snapshot("model", params.hub, params.revision, folders.MODEL_PATTERNS, completeness.unproven)
+        folders.check(folder, folders.model_files(path.name for path in folder.iterdir()))
         facts = checkpoints.checked(folder)
         checkpoints.copy(folder, out)
         return facts

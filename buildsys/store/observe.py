@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from buildsys import files
+from buildsys import deadline, files
 from buildsys.action import Digest
+from buildsys.errors import UsageError
 from buildsys.store.fresh import signature
 from buildsys.store.stat_cache import StatCache
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
 _TICK = 20_000_000  # ns; the coarsest step of a clock behind a fine-grained timestamp
+_GLOB_SECONDS = 20.0
 _COARSE_TICK = 2_000_000_000  # ns; of a file system that keeps whole seconds
 
 
@@ -101,7 +103,17 @@ class Observer:
         """The files that match, sorted; every folder that a new match could appear in is observed.
 
         root  a path as it is: what looks like a pattern in it is a name
+
+        Raises UsageError for a pattern that goes through folders without end: the whole disk, or links in a circle.
         """
+        try:
+            with deadline.within(_GLOB_SECONDS):
+                return self._matching(root, pattern)
+        except deadline.Expired as error:
+            facts = [("pattern", pattern), ("limit", f"{_GLOB_SECONDS:g} seconds")]
+            raise UsageError("a pattern goes through too many folders", facts, "begin it with the folder that holds the files") from error
+
+    def _matching(self, root: Path, pattern: str) -> list[Path]:
         if not glob.has_magic(pattern):
             place = root / pattern
             return [place] if self.signature(place) else []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from buildsys import strict
 from buildsys.evaluation.names import FALLING, MetricName
 from buildsys.rules import Day, Strict, evaluate, search, tune
 from buildsys.tables.types import Finite, Limit, Name, Positive, Share, bounded, shape
+
+_PATTERN_MAX = 1000
 
 
 class Measure(Strict):
@@ -34,9 +36,9 @@ class Measure(Strict):
             raise ValueError(f"metric = '{self.metric}' needs '{self.metric}'")
         if self.regex is not None:
             try:
-                re.compile(self.regex)
-            except re.error as error:
-                raise ValueError(f"regex is no pattern: {error}") from error
+                strict.pattern(self.regex, _PATTERN_MAX)
+            except strict.Malformed as error:
+                raise ValueError(f"regex {error}") from error
         if self.generate is not None and (implied[0] if implied else self.metric) not in ("contains", "regex"):
             raise ValueError("generate belongs to the metrics 'contains' and 'regex'")
         if self.lm_eval is not None and self.rows is not None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from buildsys import regular, strict
 from buildsys.errors import BuildError
+from buildsys.tensors import configuration, folders
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _EXPONENTS = {"F64": ("u8", 0x7FF0_0000_0000_0000), "F32": ("u4", 0x7F80_0000), "F16": ("u2", 0x7C00), "BF16": ("u2", 0x7F80)}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt", ".tiktoken")
-MODEL_PATTERNS = [f"*{suffix}" for suffix in _SUFFIXES]
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CONV1D = ("gpt2",)  # model types that keep the matrices of their layers (inputs, outputs)
-_NOT_A_MODEL = ("trainer_state.json", "training_args.json", "optimizer.safetensors", *ADAPTER_FILES)
+_HEADER_BYTES_MAX = 100_000_000  # as the safetensors library has it
+_INDEX_BYTES_MAX = 100_000_000
+_RANK_MAX = 64  # sides of one tensor, as NumPy has it
+_SIDES = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
+_HEADS = ("num_attention_heads", "head_dim")
+_TIMES_MAX = 4  # how much longer a side may be than any that is stored: some families store less than they name
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Entry:
 class Checkpoint:
     """The tensors of a model folder or of one safetensors file, by name, sorted.
 
-    Raises BuildError for pickled weights, a truncated file, a missing shard, a header that is none.
+    Raises BuildError for pickled weights, a truncated file, a missing shard, a header that is not one.
     """
 
     def __init__(self, place: Path) -> None:
@@ -62,7 +66,7 @@ class Checkpoint:
         for file in self.files:
             for name, entry in header(file).items():
                 if name in self.entries:
-                    raise BuildError(f"tensor '{name}' stands in two shards", [("folder", str(place))])
+                    raise BuildError(f"tensor '{name}' is in two shards", [("folder", str(place))])
                 self.entries[name] = entry
         self.names = sorted(self.entries)
 
@@ -75,24 +79,16 @@ class Checkpoint:
         return sum(entry.stop - entry.start for entry in self.entries.values())
 
 
-def model_files(names: Iterable[str]) -> list[str]:
-    """Which of a folder's files are the model: what from_pretrained may read, no training state and no pickle."""
-    return sorted(name for name in names if name.endswith(_SUFFIXES) and not name.startswith(".") and name not in _NOT_A_MODEL)
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model: one, or the shards of its index."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        try:
-            shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise BuildError("the index of the shards cannot be read", [("file", str(index))], "download it again") from error
-        missing = [name for name in shards if not (folder / name).exists()]
+    if os.path.lexists(index):
+        shards = parsed_index(regular.read(index, _INDEX_BYTES_MAX), index)
+        missing = [name for name in shards if not os.path.lexists(folder / name)]
         if missing:
             raise BuildError("a shard is missing", [("folder", str(folder)), ("shard", missing[0])], "download it again")
         return [folder / name for name in shards]
-    if single.exists():
+    if os.path.lexists(single):
         return [single]
     pickles = sorted(name for name in os.listdir(folder) if name.endswith(_PICKLES)) if folder.is_dir() else []
     if pickles:
@@ -104,33 +100,97 @@ def weight_files(folder: Path) -> list[Path]:
     raise BuildError("the folder has no weights", [("folder", str(folder)), ("expected", "model.safetensors")])
 
 
+def parsed_index(data: bytes, file: Path) -> list[str]:
+    """The sorted names of the shards that an index has. Raises BuildError for one that is not a file of the model's folder."""
+    facts = [("file", str(file))]
+    name = "the index of the shards"
+    weight_map = strict.parsed_json(data, name, _INDEX_BYTES_MAX, facts=facts, hint="download it again", unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        reason = "it has no weight_map from tensors to shards"
+        raise BuildError(f"{name} cannot be read", [*facts, ("reason", reason)], "download it again")
+    for shard in weight_map.values():
+        if type(shard) is not str or not folders.model_files([shard]):
+            facts.append(("shard", strict.shortened(repr(shard), 80)))
+            hint = "shards are files beside the index, such as model-00001-of-00002.safetensors"
+            raise BuildError("the index names a shard that is not a file of the model", facts, hint)
+    return sorted(set(weight_map.values()))
+
+
 def header(file: Path) -> dict[str, Entry]:
     """The tensors of one safetensors file, checked against its length."""
-    size = file.stat().st_size
+    size = regular.check(file)
     with open(file, "rb") as data:
         first = data.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
         if length > size - 8:
             raise _truncated(file, size, 8 + length if len(first) == 8 else 8)
-        try:
-            given = json.loads(data.read(length))
-            entries = {
-                name: Entry(file, one["dtype"], tuple(one["shape"]), *(8 + length + at for at in one["data_offsets"]))
-                for name, one in given.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BuildError("the file is no safetensors file", [("file", str(file))]) from error
-    end = max((entry.stop for entry in entries.values()), default=8 + length)
+        if length > _HEADER_BYTES_MAX:
+            raise _not_safetensors(file, f"its header has {length:,} bytes, and {_HEADER_BYTES_MAX:,} are the limit")
+        return parsed_header(data.read(length), size, file)
+
+
+def parsed_header(data: bytes, size: int, file: Path) -> dict[str, Entry]:
+    """The tensors that a header declares.
+
+    data  the JSON behind the first eight bytes; size: of the whole file
+
+    Raises BuildError unless the tensors have a known dtype, and fill the rest of the file one behind the other, as the format asks.
+    """
+    try:
+        table = strict.json_value(data, _HEADER_BYTES_MAX, unique=True)
+    except strict.Malformed as error:
+        raise _not_safetensors(file, f"its header {error}") from error
+    if not isinstance(table, dict):
+        raise _not_safetensors(file, "its header is not a JSON object")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
+        raise _not_safetensors(file, "__metadata__ is not a table of texts")
+    begin = 8 + len(data)
+    with strict.uncollected():
+        entries = {name: _entry(name, fields, begin, file) for name, fields in table.items()}
+    _check_places(entries, begin, size, file)
+    return entries
+
+
+def _entry(name: str, fields: Any, begin: int, file: Path) -> Entry:
+    """One tensor of a header. By hand, since a schema would collect every fault of a hundred thousand tensors before it raises."""
+    if type(fields) is not dict:
+        raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' is not a table")
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' lacks a dtype, a shape or two data_offsets")
+    for numbers in (shape, offsets):
+        for number in numbers:
+            if type(number) is not int or number < 0:
+                shown = strict.shortened(repr(number), 40)
+                raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' has {shown}, expected a size of 0 or more")
+    if len(shape) > _RANK_MAX:
+        raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' has {len(shape):,} sides, and {_RANK_MAX} are the limit")
+    return Entry(file, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+
+
+def _check_places(entries: Mapping[str, Entry], begin: int, size: int, file: Path) -> None:
+    end = max((entry.stop for entry in entries.values()), default=begin)
     if end != size:
         raise _truncated(file, size, end)
     for name, entry in entries.items():
         if entry.dtype not in BYTES:
-            facts = [("file", str(file)), ("dtype", entry.dtype)]
+            facts = [("file", str(file)), ("dtype", strict.shortened(entry.dtype, 40))]
             raise BuildError(f"tensor '{name}' has a dtype that is not supported", facts, f"known are {', '.join(BYTES)}")
         if entry.count * BYTES[entry.dtype] != entry.stop - entry.start:
             raise BuildError(f"tensor '{name}' has the wrong number of bytes", [("file", str(file))])
-    return entries
+    starts, stops = [entry.start for entry in entries.values()], [entry.stop for entry in entries.values()]
+    if starts != [begin, *stops[:-1]][: len(starts)]:  # not one behind the other as they are listed
+        before = begin
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if entry.start != before:
+                relation = "overlaps another one" if entry.start < before else "begins behind a gap"
+                raise _not_safetensors(file, f"tensor '{strict.shortened(name, 80)}' {relation}")
+            before = entry.stop
+
+
+def _not_safetensors(file: Path, reason: str) -> BuildError:
+    return BuildError("the file is not a safetensors file", [("file", str(file)), ("reason", reason)])
 
 
 def _truncated(file: Path, size: int, expected: int) -> BuildError:
@@ -138,26 +198,30 @@ def _truncated(file: Path, size: int, expected: int) -> BuildError:
     return BuildError("the checkpoint is truncated", facts, "download or copy it again")
 
 
-def config(folder: Path) -> dict[str, Any]:
-    try:
-        given = json.loads((folder / "config.json").read_bytes())
-        if isinstance(given, dict):
-            return given
-    except FileNotFoundError as error:
-        raise BuildError("the folder is no model", [("folder", str(folder)), ("lacks", "config.json")]) from error
-    except ValueError:
-        pass
-    raise BuildError("config.json cannot be read", [("folder", str(folder))])
+def check_size(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raises BuildError where a configuration is for a far larger model than the weights are of: transformers would make it first."""
+    facts = [("folder", str(folder))]
+    layers = next((config[name] for name in _LAYERS if type(config.get(name)) is int), 0)
+    if layers > len(checkpoint.names):
+        facts += [("layers", f"{layers:,}"), ("tensors", f"{len(checkpoint.names):,}")]
+        raise BuildError("config.json has more layers than the weights have tensors", facts)
+    longest = max((side for entry in checkpoint.entries.values() for side in entry.shape), default=0)
+    sides = [(name, number) for name, number in configuration.numbers(config) if name in _SIDES]
+    heads, width = (next((number for name, number in configuration.numbers(config) if name == key), 0) for key in _HEADS)
+    for name, number in [*sides, (" × ".join(_HEADS), heads * width)]:
+        if number > _TIMES_MAX * longest:
+            facts += [(name, f"{number:,}"), ("longest side of a tensor", f"{longest:,}")]
+            raise BuildError("config.json is for a larger model than the weights are of", facts)
 
 
 def checked(folder: Path) -> dict[str, Any]:
     """Facts about a model folder. Raises BuildError unless it holds a causal language model with finite weights."""
-    given = config(folder)
-    architectures = given.get("architectures") or []
-    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    given = configuration.read(folder)
+    architectures: list[str] = given.get("architectures") or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise BuildError(
-            "the base is no causal language model",
-            [("folder", str(folder)), ("architecture", ", ".join(map(str, architectures)) or "none named in config.json")],
+            "the base is not a causal language model",
+            [("folder", str(folder)), ("architecture", ", ".join(architectures) or "none named in config.json")],
             "a base is a model such as LlamaForCausalLM or GPT2LMHeadModel",
         )
     if given.get("auto_map"):
@@ -168,6 +232,7 @@ def checked(folder: Path) -> dict[str, Any]:
             "the model is quantised, and a difference of codes is no difference of weights", facts, "use the one that it was made from"
         )
     checkpoint = Checkpoint(folder)
+    check_size(folder, given, checkpoint)
     for name in checkpoint.names:
         position = first_not_finite(checkpoint.entries[name])
         if position is not None:
@@ -210,5 +275,8 @@ def delta_dtype(base: Checkpoint) -> str:
 
 
 def copy(folder: Path, out: Path) -> None:
-    for name in model_files(os.listdir(folder)):
+    """A model's files, and no others. Raises UsageError for one that is not a regular file of the folder."""
+    names = folders.model_files(os.listdir(folder))
+    folders.check(folder, names)
+    for name in names:
         shutil.copyfile(folder / name, out / name)

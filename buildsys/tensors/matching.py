@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildsys.errors import BuildError, Mismatch, nearest
-from buildsys.tensors import checkpoints, tokens
+from buildsys.tensors import checkpoints, configuration, tokens
 from buildsys.tensors.checkpoints import Checkpoint, Entry
 
 TOKEN_TABLES = ("embed_tokens", "wte", "embed_in", "word_embeddings", "lm_head", "embed_out")
@@ -71,7 +71,7 @@ def twin(model: Checkpoint) -> tuple[str, str] | None:
 
 
 def _tied(model: Checkpoint) -> bool:
-    given = checkpoints.config(model.place) if model.place.is_dir() else {}
+    given = configuration.read(model.place) if model.place.is_dir() else {}
     return bool(given.get("tie_word_embeddings", given.get("model_type") in ("gpt2", "gemma", "gemma2", "gemma3_text")))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, reason_of
+from buildsys.tensors import checkpoints, configuration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,14 +32,13 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
+    checkpoints.check_size(folder, configuration.read(folder), checkpoints.Checkpoint(folder))
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BuildError("the base cannot be loaded", [("reason", reason)]) from error
+    except Exception as error:  # a configuration that is wrong in detail makes transformers raise anything
+        raise BuildError("the base cannot be loaded", [("reason", reason_of(error))]) from error
     model, loading = found
     absent = sorted(set(loading["missing_keys"]) - set(model.all_tied_weights_keys))
     if absent:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from buildsys import regular, strict
 from buildsys.errors import BuildError, Mismatch
 
 _PLAIN = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")  # the vocabulary where there is no tokenizer.json
+_BYTES_MAX = 200_000_000
+_ROW_MAX = (1 << 26) - 1  # the last row of the largest table of embeddings that a configuration may have
+_AGAIN = "download it again"
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,38 @@ class Difference:
 
 
 def read(folder: Path) -> Tokens | None:
-    """None where the folder has no tokenizer: none is needed to merge."""
-    whole = folder / "tokenizer.json"
+    """None where the folder has no tokenizer: none is needed to merge. Raises BuildError for files that are not a tokenizer's."""
     template = _template(folder)
-    if whole.exists():
-        given = _json(whole)
-        model = given.get("model") or {}
-        added = {one["content"]: int(one["id"]) for one in given.get("added_tokens") or []}
-        listed = model.get("vocab") or {}
-        words = dict(listed) if isinstance(listed, dict) else {one[0]: row for row, one in enumerate(listed)}
-        merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or []]  # two spellings of one thing
-        own = {token: row for token, row in added.items() if token not in words}
-        return Tokens({"vocab": words, "merges": merges}, own, max(words.values(), default=-1) + 1, template)
-    found = {name: (folder / name).read_bytes() for name in _PLAIN if (folder / name).exists()}
-    if not found:
+    whole = _bytes(folder / "tokenizer.json")
+    if whole is not None:
+        return parsed(whole, template, folder / "tokenizer.json")
+    plain = {name: data for name in _PLAIN if (data := _bytes(folder / name)) is not None}
+    if not plain:
         return None
-    added_file = folder / "added_tokens.json"
-    added = _json(added_file) if added_file.exists() else {}
-    return Tokens(found, added, len(_json(folder / "vocab.json")) if "vocab.json" in found else 0, template)
+    added = _bytes(folder / "added_tokens.json")
+    size = len(parsed_rows(plain["vocab.json"], folder / "vocab.json")) if "vocab.json" in plain else 0
+    return Tokens(plain, {} if added is None else parsed_rows(added, folder / "added_tokens.json"), size, template)
+
+
+def parsed(data: bytes, template: str, file: Path) -> Tokens:
+    """What a tokenizer.json says. Raises BuildError unless vocabulary, merges and added tokens are as the tokenizers library has them."""
+    document = _json(data, file)
+    model = document.get("model") or {}
+    if not isinstance(model, dict):
+        raise _odd(file, "model", "is not a table")
+    vocabulary, merges = model.get("vocab") or {}, model.get("merges") or []
+    if isinstance(vocabulary, dict):
+        words = _checked_rows(vocabulary, "model.vocab", file)
+    elif isinstance(vocabulary, list) and all(type(entry) is list and entry and type(entry[0]) is str for entry in vocabulary):
+        words = {entry[0]: row for row, entry in enumerate(vocabulary)}
+    else:
+        raise _odd(file, "model.vocab", "is not a table from tokens to rows, nor a list of tokens with their scores")
+    if not isinstance(merges, list) or not all(type(pair) is str or _is_pair(pair) for pair in merges):
+        raise _odd(file, "model.merges", "is not a list of pairs")
+    joined = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]  # two spellings of one thing
+    added = {entry["content"]: entry["id"] for entry in _added_tokens(document, file)}
+    own = {token: row for token, row in added.items() if token not in words}
+    return Tokens({"vocab": words, "merges": joined}, own, max(words.values(), default=-1) + 1, template)
 
 
 def alike(one: Path, other: Path) -> bool:
@@ -112,37 +131,40 @@ def _first(left: Tokens, right: Tokens) -> str:
 
 
 def _template(folder: Path) -> str:
-    own = folder / "chat_template.jinja"
-    if own.exists():
-        return own.read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    found = _json(settings).get("chat_template") if settings.exists() else None
-    return "" if found is None else found if isinstance(found, str) else json.dumps(found, sort_keys=True)
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    return parsed_template(_bytes(own), _bytes(settings), folder)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(file.read_bytes())
-        if isinstance(given, dict):
-            return given
-    except ValueError:
-        pass
-    raise BuildError(f"{file.name} cannot be read", [("file", str(file))], "download it again")
+def parsed_template(own: bytes | None, settings: bytes | None, folder: Path) -> str:
+    """The chat template that two files of a folder hold: chat_template.jinja before tokenizer_config.json. Renders nothing."""
+    if own is not None:
+        try:
+            return own.decode()
+        except UnicodeDecodeError as error:
+            raise _odd(folder / "chat_template.jinja", "byte", f"{error.start:,} is not UTF-8") from error
+    template = None if settings is None else _json(settings, folder / "tokenizer_config.json", nan=True).get("chat_template")
+    return "" if template is None else template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
-def extended(tokenizer: bytes, config: bytes | None, sources: Mapping[str, Mapping[str, Any]], first: int) -> tuple[bytes, bytes | None]:
+def extended(
+    tokenizer: bytes, config: bytes | None, sources: Mapping[str, Mapping[str, Any]], first: int, folder: Path
+) -> tuple[bytes, bytes | None]:
     """tokenizer.json and tokenizer_config.json with the added tokens of other models, in order, from row `first` on.
 
     sources  token -> its entry in `added_tokens` of the model that has it
+    folder   where the two files are, for messages
     """
-    given = json.loads(tokenizer)
+    document = _json(tokenizer, folder / "tokenizer.json")
     new = {token: first + place for place, token in enumerate(sources)}
-    given["added_tokens"] = [*(given.get("added_tokens") or []), *({**entry, "id": new[token]} for token, entry in sources.items())]
-    whole = json.dumps(given, ensure_ascii=False, indent=2).encode()
+    own = _added_tokens(document, folder / "tokenizer.json")
+    document["added_tokens"] = [*own, *({**entry, "id": new[token]} for token, entry in sources.items())]
+    whole = json.dumps(document, ensure_ascii=False, indent=2).encode()
     if config is None:
         return whole, None
-    settings = json.loads(config)
+    settings = _json(config, folder / "tokenizer_config.json", nan=True)
     if "added_tokens_decoder" in settings:
+        if not isinstance(settings["added_tokens_decoder"], dict):
+            raise _odd(folder / "tokenizer_config.json", "added_tokens_decoder", "is not a table")
         settings["added_tokens_decoder"] |= {
             str(new[token]): {key: value for key, value in entry.items() if key != "id"} for token, entry in sources.items()
         }
@@ -151,4 +173,50 @@ def extended(tokenizer: bytes, config: bytes | None, sources: Mapping[str, Mappi
 
 def entries(folder: Path) -> dict[str, dict[str, Any]]:
     """Added token -> its whole entry in tokenizer.json."""
-    return {one["content"]: one for one in _json(folder / "tokenizer.json").get("added_tokens") or []}
+    file = folder / "tokenizer.json"
+    return {entry["content"]: entry for entry in _added_tokens(_json(regular.read(file, _BYTES_MAX), file), file)}
+
+
+def _added_tokens(document: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+    """The entries of `added_tokens`, each with a text as its content and a row as its id."""
+    added = document.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise _odd(file, "added_tokens", "is not a list")
+    for position, entry in enumerate(added):
+        if not isinstance(entry, dict) or type(entry.get("content")) is not str or not _is_row(entry.get("id")):
+            raise _odd(file, f"added_tokens.{position}", f"does not have a content and an id from 0 to {_ROW_MAX:,}")
+    return added
+
+
+def parsed_rows(data: bytes, file: Path) -> dict[str, int]:
+    """vocab.json or added_tokens.json: token -> its row. Raises BuildError where a row is not one."""
+    return _checked_rows(_json(data, file), "", file)
+
+
+def _checked_rows(table: dict[str, Any], where: str, file: Path) -> dict[str, int]:
+    """The table from tokens to rows, if it is one."""
+    wrong = next((token for token, row in table.items() if not _is_row(row)), None)
+    if wrong is not None:
+        raise _odd(file, f"{where}.{strict.shortened(wrong, 40)}".removeprefix("."), f"is not a row from 0 to {_ROW_MAX:,}")
+    return table
+
+
+def _is_row(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _ROW_MAX
+
+
+def _is_pair(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and type(value[0]) is str and type(value[1]) is str
+
+
+def _bytes(file: Path) -> bytes | None:
+    """None where the file does not exist."""
+    return regular.read(file, _BYTES_MAX) if os.path.lexists(file) else None
+
+
+def _json(data: bytes, file: Path, *, nan: bool = False) -> dict[str, Any]:
+    return strict.parsed_json(data, file.name, _BYTES_MAX, facts=[("file", str(file))], hint=_AGAIN, nan=nan)
+
+
+def _odd(file: Path, where: str, reason: str) -> BuildError:
+    return BuildError(f"{file.name} cannot be read", [("file", str(file)), (where, reason)], _AGAIN)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Dataset
 
+from buildsys import regular
 from buildsys.errors import BuildError
 from buildsys.training.batching import order
 from buildsys.training.objectives import Batch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from buildsys.rules.pretrain import Params
 
+_BYTES_MAX = 4_000_000_000
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>\n"
@@ -27,11 +29,18 @@ CHAT_TEMPLATE = (
 
 def documents(files: Sequence[Path]) -> list[str]:
     """Every paragraph of the files, in order; an empty line ends one."""
-    found = [part.strip("\n") for file in files for part in file.read_text(encoding="utf-8").split("\n\n")]
+    found = [part.strip("\n") for file in files for part in _text(file).split("\n\n")]
     kept = [part for part in found if part.strip()]
     if not kept:
         raise BuildError("the corpus has no text", hint="documents are apart by an empty line")
     return kept
+
+
+def _text(file: Path) -> str:
+    try:
+        return regular.read(file, _BYTES_MAX).decode().replace("\r\n", "\n").replace("\r", "\n")  # as a text file is read
+    except UnicodeDecodeError as error:
+        raise BuildError(f"{file.name} is not UTF-8", [("byte", f"{error.start:,}")]) from error
 
 
 def tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:

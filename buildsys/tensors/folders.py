@@ -1,0 +1,72 @@
+"""Which files of a folder are a model or an adapter: the one list that is read, hashed, copied into outputs, exported and fetched.
+
+Every other entry (licenses, pickles, `.git`, folders, `additional_chat_templates/` among them) is not part of it and is not opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from buildsys import regular
+from buildsys.errors import UsageError
+
+MODEL_FILES = frozenset((
+    "config.json", "generation_config.json", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model",
+    "spm.model", "spm_char.model", "source.spm", "target.spm", "bpe.codes", "dict.txt", "tekken.json", "prophetnet.tokenizer",
+    "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json", "normalizer.json", "emoji.json", "byte_maps.json",
+    "word_shape.json", "word_pronunciation.json",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
+))  # fmt: skip
+"""What transformers reads for a causal language model: its configurations, and every file that a tokenizer class of it names."""
+
+_KINDS = ("safetensors", "tiktoken")  # by their ending: weights in one file or shards, a vocabulary of tiktoken's
+MODEL_PATTERNS = [*sorted(MODEL_FILES), *(f"*.{kind}" for kind in _KINDS)]
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_NOT_A_MODEL = ("optimizer.safetensors", *ADAPTER_FILES)
+_PLAIN = re.compile(rf"\w[\w.+-]{{0,200}}\.(?:{'|'.join(_KINDS)})", re.ASCII)
+_BLOB = re.compile(r"\.\./\.\./blobs/([0-9a-f]{40}|[0-9a-f]{64})")
+
+
+def model_files(names: Iterable[str]) -> list[str]:
+    """Those of a folder's names that belong to a model, sorted."""
+    return sorted(name for name in names if name in MODEL_FILES or (_PLAIN.fullmatch(name) and name not in _NOT_A_MODEL))
+
+
+def adapter_files(names: Iterable[str]) -> list[str]:
+    """Those of a folder's names that belong to a PEFT adapter, sorted."""
+    return sorted(set(names) & set(ADAPTER_FILES))
+
+
+def check(folder: Path, names: Iterable[str]) -> None:
+    """Raises UsageError unless each name stands for a regular file of the folder itself.
+
+    A link may lead to another file of the folder, or from a snapshot in the Hub's cache to a blob of the same repository;
+    any other link would take a file from elsewhere into what is published.
+    """
+    for name in names:
+        path = f"{folder}{os.sep}{name}"
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                _check_link(folder, path)
+            if not stat.S_ISREG(mode):
+                regular.check(path)
+        except FileNotFoundError as error:
+            raise UsageError(f"file not found: {name}", [("folder", str(folder))]) from error
+
+
+def _check_link(folder: Path, path: str) -> None:
+    real, destination = os.path.realpath(folder), os.path.realpath(path)
+    blob = _BLOB.fullmatch(os.readlink(path))
+    snapshots, repository = os.path.dirname(real), os.path.dirname(os.path.dirname(real))
+    in_hub_cache = blob is not None and os.path.basename(snapshots) == "snapshots"
+    if destination.startswith(real + os.sep) or (in_hub_cache and blob and destination == os.path.join(repository, "blobs", blob[1])):
+        return
+    facts = [("link", path), ("destination", destination)]
+    raise UsageError(f"{os.path.basename(path)} is a link that leaves its folder", facts, "put a copy of the file into the folder")
