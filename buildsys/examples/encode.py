@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildsys.errors import BuildError
 from buildsys.examples import templates
 from buildsys.examples.rows import Row, shape
+from buildsys.tensors import settings
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +50,8 @@ def load_tokenizer(folder: str, template_date: str | None = None) -> Tokenizer:
 
     templates.set_clock(template_date)
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with settings.of_tokenizer(Path(folder)) as view:
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason)], _TOKENIZER_HINT) from error
