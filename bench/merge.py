@@ -115,7 +115,7 @@ class Bench:
         compiled.mkdir()
         for number in range(2):
             with self.project(f"first{number}", SMALL, TIES) as project:
-                found.append(project.build({"NUMBA_CACHE_DIR": str(compiled)}))
+                found.append(project.build({"XDG_CACHE_HOME": str(compiled)}))
         what = f"ties, {_SAID[SMALL]}, from an empty cache"
         return [Row(f"{what}, first use on a machine", found[0], "s"), Row(f"{what}, second use", found[1], "s")]
 

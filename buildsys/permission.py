@@ -12,7 +12,7 @@ from pathlib import Path
 import buildsys
 from buildsys import configuration, outside
 from buildsys.action import Digest
-from buildsys.errors import UsageError
+from buildsys.errors import BuildError, UsageError
 from buildsys.graph import Graph, Step, Text
 from buildsys.plan import Plan
 from buildsys.rules import CODE
@@ -96,7 +96,10 @@ def _write(root: Path, asked: Digests) -> None:
 
 def _read() -> tuple[dict[str, Digests], str]:
     """(project -> the files it may run, why what was recorded is not believed)."""
-    data = configuration.read(FILE)
+    try:
+        data = configuration.read(FILE)
+    except BuildError as error:  # somebody else could have written it: whoever allows again writes it anew
+        return {}, error.headline
     return ({}, "") if data is None else parsed(data)
 
 

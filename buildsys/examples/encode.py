@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildsys import deadline
 from buildsys.errors import BuildError, reason_of
 from buildsys.examples import templates
 from buildsys.examples.rows import Row, shape
+from buildsys.tensors import settings
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +53,10 @@ def load_tokenizer(folder: str, template_date: str | None = None) -> Tokenizer:
 
     templates.set_clock(template_date)
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with settings.of_tokenizer(Path(folder)) as view:
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
         ids = tokenizer("a word", add_special_tokens=False).input_ids
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, BuildError):
         raise
     except BaseException as error:  # the tokenizers library raises nothing narrower for a file that it cannot read; a panic is no Exception
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error

@@ -18,7 +18,7 @@ from buildsys.merging.deltas import Deltas
 from buildsys.merging.entries import Entrywise, Rule
 from buildsys.tensors import formats
 from buildsys.tensors.arrays import Array
-from buildsys.tensors.formats import compiled
+from buildsys.tensors.machine_code import compiled
 from buildsys.tensors.vectors import Difference
 
 _BLOCK = 8192  # entries whose τ of a few vectors the second-level cache holds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy
 
 from buildsys.tensors.counters import mixed
-from buildsys.tensors.formats import compiled
+from buildsys.tensors.machine_code import compiled
 
 U32, U64, F32, F64 = numpy.uint32, numpy.uint64, numpy.float32, numpy.float64
 _BLOCK = 1024  # entries whose sums stay in the first-level cache

@@ -8,7 +8,7 @@ from functools import cache
 import numpy
 
 from buildsys.tensors.arrays import Array
-from buildsys.tensors.formats import compiled
+from buildsys.tensors.machine_code import compiled
 
 U64, F32 = numpy.uint64, numpy.float32
 

@@ -5,22 +5,12 @@ Every loop is one that a compiler turns into vector instructions; none allocates
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy
-from numba import njit
+
+from buildsys.tensors.machine_code import compiled
 
 U32, F32 = numpy.uint32, numpy.float32
 _HALF_SCALE = F32(2.0**112)  # between the exponents of float16 and float32
-
-
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compiled at its first call, without the GIL, and kept for the next process where a folder for that can be written."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package nor the user has a folder that can be written
-        return njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
 
 
 @compiled

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from buildsys.errors import BuildError, reason_of
-from buildsys.tensors import checkpoints, configuration
+from buildsys.tensors import checkpoints, configuration, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,16 +27,31 @@ def deterministic(seed: int, threads: int) -> None:
 
 
 def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The model, in its own dtype unless told, on the accelerator if there is one. Every weight must come from the folder."""
-    from transformers import AutoModelForCausalLM
+    """The model, in its own dtype unless told, on the accelerator if there is one. Every weight must come from the folder.
+
+    Which code runs is decided here, not by the folder: what attention it has decides the last bits of every number.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     checkpoints.check_size(folder, configuration.read(folder), checkpoints.Checkpoint(folder))
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+        with settings.of_model(folder) as (view, chosen):
+            config = AutoConfig.from_pretrained(view, local_files_only=True, trust_remote_code=False)
+            has_sdpa = getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_supports_sdpa", False)
+            pinned = {"attn_implementation": "sdpa" if has_sdpa else "eager"} | chosen
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                view,
+                dtype=dtype or "auto",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **pinned,
+            )
+    except BuildError:
+        raise
     except Exception as error:  # a configuration that is wrong in detail makes transformers raise anything
         raise BuildError("the base cannot be loaded", [("reason", reason_of(error))]) from error
     model, loading = found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from buildsys.tensors.formats import compiled
+from buildsys.tensors.machine_code import compiled
 
 F32, F64 = numpy.float32, numpy.float64
 _BLOCK = 2048  # channels whose sums stay in the first-level cache
