@@ -173,10 +173,13 @@ def test_a_module_in_the_project_is_not_taken_for_a_librarys(declared: Project, 
     assert not (declared.root / "ran").exists()
 
 
-def test_a_library_that_cannot_be_loaded_fails_what_needs_it_and_nothing_else(declared: Project) -> None:
+def test_a_library_that_cannot_be_loaded_fails_what_needs_it_and_nothing_else(
+    declared: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     declared.buildfile(BUILDFILE + "[merged.m]\nvectors = { formal = 1.0 }\nunverified = true\n")
-    declared.file("elsewhere/numba.py").write_text('raise RuntimeError("this library is broken")\n')
-    ran = declared.build("merged-m", "-k", "--json", env={"PYTHONPATH": str(declared.root / "elsewhere")})
+    (elsewhere / "numba.py").write_text('raise RuntimeError("this library is broken")\n')
+    ran = declared.build("merged-m", "-k", "--json", env={"PYTHONPATH": str(elsewhere)})
     assert ran.code == 1
     found = ran.json()["targets"]
     assert {name: one["state"] for name, one in found.items()} == {"base-one": "built", "vector-formal": "built", "merged-m": "failed"}
