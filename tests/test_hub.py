@@ -104,6 +104,7 @@ def fetched(project: Project) -> str:
     return "" if ran["state"] == "skipped" else str(ran["error"])
 
 
+@pytest.mark.slow  # loads torch for the training that is skipped
 def test_rows_of_a_snapshot_that_lacks_a_listed_file_are_not_recorded(project: Project, rows: Path) -> None:
     listed(rows)
     (rows / "1.jsonl").rename(project.root / "aside")

@@ -414,6 +414,7 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world,
     assert "line 6 of seen.yaml names a file outside its folder, which would be in no key" in project.build("status").stderr
     project.file("tasks/seen.yaml").write_text(TASK)
     project.buildfile(text.replace('task = "seen"', 'task = "seem"'))
+    project.build("allow", env=env)
     ran = project.build("verified-later", "-q", env=env)
     assert ran.code == 1
     assert "error: verified-later: lm_eval has no task 'seem'\n" in ran.stderr
