@@ -70,6 +70,7 @@ def of_cache(cache: str) -> Marks:
 
     Raises SecretError where that secret is there and cannot be used.
     """
+    _check_folder(settings_folder())
     bound = _text(os.path.join(settings_folder(), binding(cache)), shared=False)
     if bound is None:
         return Marks(_text(os.path.join(settings_folder(), SECRET), shared=False))
@@ -109,6 +110,16 @@ def settings_folder() -> str:
     """`configuration.folder()`, without loading what that module needs."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
     return os.path.join(home if os.path.isabs(home) else os.path.expanduser("~/.config"), "buildsys")
+
+
+def _check_folder(path: str) -> None:
+    """Raises SecretError where somebody else could have put a secret of theirs in place of the user's."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        raise SecretError(f"{path} can be written by other users", f"look at what is in it, then: chmod go-w {path}")
 
 
 def _text(path: str, *, shared: bool) -> bytes | None:

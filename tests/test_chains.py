@@ -38,6 +38,7 @@ def test_a_chain_of_any_order_is_a_chain(project: Project) -> None:
     assert len(project.build("status", "--json").json()["targets"]) == 1802
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["merges", "sums"])
 def test_a_circle_of_thousands_is_refused(project: Project, kind: str) -> None:
     tables = chains.chain_of_merges(NUMBER) if kind == "merges" else chains.chain_of_sums(NUMBER)

@@ -116,6 +116,7 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_runs(pr
 STEERED = ["logging_steps = 5", "save_steps = 5", 'report_to = "tensorboard"', "dataloader_num_workers = 1", 'run_name = "x"']
 
 
+@pytest.mark.slow
 def test_what_is_logged_and_saved_enters_no_key(built: Project) -> None:
     plain = trained(built)
     for given in STEERED:

@@ -121,6 +121,7 @@ def test_what_is_wrong_with_checks_is_said_before_anything_runs(world, merge: st
     assert expected in ran.stderr
 
 
+@pytest.mark.slow
 def test_tuned_coefficients_lower_what_opposes_and_the_merge_takes_them(world) -> None:
     merge = (
         "[merged.m]\nvectors = { later = 1.0, against = 0.5 }\n"
@@ -210,6 +211,7 @@ def test_checks_of_a_tuned_merge_compare_with_what_the_recipe_says_not_with_what
     assert alone["alone"] == verdict["table"][1]["preference"]  # at 3.0
 
 
+@pytest.mark.slow
 def test_a_merge_on_a_merge_keeps_what_its_base_had_to_keep(world) -> None:
     project = world(
         '[merged.m]\nvectors = { later = 1.0 }\n[merged.n]\nbase = "merged-m"\nvectors = { against = 0.97 }\nunverified = true\nchecks = { max_loss_of_gain = 0.1 }\n'

@@ -16,6 +16,7 @@ from buildsys import buildfile, memory
 from buildsys.errors import BuildError
 from buildsys.examples import rows
 from buildsys.tensors import adapters, checkpoints, folders, tokens
+from tests import hub
 from tests.checkpoints import CONFIG, checkpoint, save, tokenizer
 from tests.conftest import Project
 
@@ -81,7 +82,7 @@ def in_hub_cache(root: Path, blob: str) -> Path:
 
 
 def test_the_hub_caches_own_links_are_followed(declared: Project) -> None:
-    snapshot = in_hub_cache(declared.root, f"../../blobs/{'a' * 64}")
+    snapshot = hub.listed(in_hub_cache(declared.root, f"../../blobs/{'a' * 64}"))
     declared.buildfile(f'[base.one]\npath = "{snapshot}"\n[base.hub]\nhub = "org/name"\nrevision = "{"c" * 40}"\n')
     ran = declared.build("base-*", env={"HF_HUB_CACHE": str(declared.root / "hub"), "HF_HUB_OFFLINE": "1"})
     assert ran.code == 0, ran.stderr

@@ -135,12 +135,20 @@ def test_a_damaged_record_allows_nothing_and_is_said_in_a_line(judged: Project, 
 
 def test_a_record_that_others_could_have_written_allows_nothing_until_it_is_written_again(judged: Project, home: Path) -> None:
     judged.build("allow")
-    for path, mode in ((home, 0o775), (home / "allowed.json", 0o666)):
-        path.chmod(mode)
-        note = f"  note  {path} can be written by other users\n"
-        assert refused(judged) == NEVER.format(root=judged.root).replace("  file", f"{note}  file")
-        assert judged.build("allow").code == 0
-        assert path.stat().st_mode & 0o077 == 0
+    path = home / "allowed.json"
+    path.chmod(0o666)
+    note = f"  note  {path} can be written by other users\n"
+    assert refused(judged) == NEVER.format(root=judged.root).replace("  file", f"{note}  file")
+    assert judged.build("allow").code == 0
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_settings_that_others_can_write_are_not_read(judged: Project, home: Path) -> None:
+    judged.build("allow")
+    home.chmod(0o775)
+    ran = judged.build("verified-v", "-q")
+    assert ran.code == 1
+    assert ran.stderr == f"error: {home} can be written by other users\nhint: look at what is in it, then: chmod go-w {home}\n"
 
 
 def test_a_record_of_a_later_version_is_not_guessed_at(judged: Project, home: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from buildsys.examples.rows import asked, part
+from buildsys.marks import Marks
 from buildsys.measurements import Measurements
 from tests.conftest import Project
 from tests.test_training import BUILDFILE, CORPUS, rows
@@ -138,6 +140,7 @@ def test_one_more_coefficient_is_measured_alone_and_other_rows_train_nothing(wor
     assert (states["vector-later"]["state"], states["verified-later"]["state"]) == ("fresh", "stale")
 
 
+@pytest.mark.slow
 def test_a_damaged_measurement_is_measured_again_to_the_same_bytes(world) -> None:
     project = world("coefficients = [0.35]")
     project.build("verified-later", "-q")
@@ -306,10 +309,17 @@ def borrows(model, tokenizer, rows):
 """
 
 
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Settings that allow nothing yet, of the user who built what is in the cache."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(Path(os.environ["XDG_CONFIG_HOME"]) / "buildsys", home / "buildsys", ignore=shutil.ignore_patterns("allowed.json"))
+    return str(home)
+
+
 @pytest.fixture
 def judged(world, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Project, dict[str, str]]]:
     """A project with a judge, in the eyes of a user of its own."""
-    env = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("home"))}
+    env = {"XDG_CONFIG_HOME": own_settings(tmp_path_factory)}
 
     def declared(name: str) -> tuple[Project, dict[str, str]]:
         project = world(f'judge = "judges:{name}", coefficients = [1.0, 2.0]')
@@ -387,7 +397,7 @@ def test_a_local_task_of_lm_eval_is_a_metric_and_its_files_are_in_the_key(world,
     pytest.importorskip("lm_eval")
     verify = 'coefficients = [1.0, 2.0], lm_eval = { task = "seen", include = "tasks" }'
     project = world(verify)
-    env = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("home"))}
+    env = {"XDG_CONFIG_HOME": own_settings(tmp_path_factory)}
     text = (project.root / "Buildfile.toml").read_text().replace('rows = "eval.jsonl", ', "")
     project.buildfile(text)
     project.file("tasks/seen.yaml").write_text(TASK)
@@ -428,17 +438,18 @@ def test_measurements_outlive_a_killed_action_and_are_believed_only_for_what_the
         return {"chosen": [number, 0.5]}
 
     known, partial = tmp_path / "known", tmp_path / "partial"
-    first = Measurements(known, partial)
+    marks = Marks(b"a secret")
+    first = Measurements(known, partial, marks)
     assert first.get({"coefficient": 0.5}, lambda: measure(1)) == {"chosen": [1, 0.5]}
-    again = Measurements(known, partial)  # the action was killed here, and runs again
+    again = Measurements(known, partial, marks)  # the action was killed here, and runs again
     assert again.get({"coefficient": 0.5}, lambda: measure(2)) == {"chosen": [1, 0.5]}
     assert again.get({"coefficient": 0.25}, lambda: measure(3)) == {"chosen": [3, 0.5]}
     partial.rename(known)
-    assert Measurements(known, partial).get({"coefficient": 0.25}, lambda: measure(4)) == {"chosen": [3, 0.5]}
-    assert Measurements(None, partial).get({"coefficient": 0.25}, lambda: measure(5)) == {"chosen": [5, 0.5]}  # --force
+    assert Measurements(known, partial, marks).get({"coefficient": 0.25}, lambda: measure(4)) == {"chosen": [3, 0.5]}
+    assert Measurements(None, partial, marks).get({"coefficient": 0.25}, lambda: measure(5)) == {"chosen": [5, 0.5]}  # --force
     for place in known.glob("*/*.json"):
-        place.write_text(place.read_text().replace("[3, 0.5]", "[9, 0.5]"))
-    assert Measurements(known, tmp_path / "other").get({"coefficient": 0.25}, lambda: measure(6)) == {"chosen": [6, 0.5]}
+        place.write_text(place.read_text().replace("[3,0.5]", "[9,0.5]"))
+    assert Measurements(known, tmp_path / "other", marks).get({"coefficient": 0.25}, lambda: measure(6)) == {"chosen": [6, 0.5]}
     assert asked == [1, 3, 5, 6]
 
 

@@ -115,6 +115,8 @@ def render(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, generate
             return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate))
     except deadline.Expired as error:
         raise BuildError(f"the chat template takes more than {_TEMPLATE_SECONDS} seconds for a row", hint=_TEMPLATE_HINT) from error
+    except BuildError:  # of the clock that it is told
+        raise
     except Exception as error:  # a template is a program of somebody else's: it may raise anything
         facts = [("reason", f"{type(error).__name__}: {reason_of(error)}")]
         raise BuildError("the chat template cannot render a row", facts, _TEMPLATE_HINT) from error
