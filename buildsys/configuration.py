@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from buildsys import marks
 from buildsys.errors import BuildError, os_failure
 
 BYTES_MAX = 64 << 20  # of one file: a record of what many projects may run is far below
@@ -20,9 +21,7 @@ def folder() -> Path:
 
     A relative XDG_CONFIG_HOME counts as unset, as its specification says: it would lie in the project.
     """
-    configured = os.environ.get("XDG_CONFIG_HOME", "")
-    home = configured if os.path.isabs(configured) else os.path.expanduser("~/.config")
-    return Path(home) / "buildsys"
+    return Path(marks.settings_folder())
 
 
 def read(name: str) -> bytes | None:

@@ -107,7 +107,7 @@ def binding(cache: str) -> str:
 
 
 def settings_folder() -> str:
-    """`configuration.folder()`, without loading what that module needs."""
+    """`buildsys/` in XDG_CONFIG_HOME, else in ~/.config. A relative XDG_CONFIG_HOME counts as unset: it would lie in the project."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
     return os.path.join(home if os.path.isabs(home) else os.path.expanduser("~/.config"), "buildsys")
 

@@ -326,7 +326,7 @@ def test_a_note_of_nothing_to_do_without_a_mark_is_not_believed(copy: Project) -
 
 def test_what_stands_in_an_output_without_being_of_it_is_seen_and_taken_away(copy: Project, tmp_path: Path) -> None:
     out = copy.root / "cache/out/merged-m"
-    for name in ("chat_template.jinja", "adapter_config.json", "model.safetensors.index.json", ".hidden"):
+    for name in ("chat_template.jinja", ".hidden"):
         (out / name).write_text("{}")
         assert state(copy) == f"fresh output {name} does not belong there"
         assert copy.build("export", "merged-m", str(tmp_path / "exported")).code == 1

@@ -234,6 +234,7 @@ def test_progress_says_updates_loss_speed_and_time_left(project: Project, built:
     assert re.fullmatch(r"update 3/3 · loss \d\.\d{3} · \d+ tokens/s · 0 s left", said[-1])
 
 
+@pytest.mark.slow
 def test_logs_for_tensorboard_go_into_the_cache(built: Project) -> None:
     declare(built, 'report_to = "tensorboard", seed = 11')
     assert built.build("vector-later", "-q").code == 0
@@ -368,6 +369,7 @@ def test_an_early_stop_without_any_better_update_is_an_error_with_the_losses(bui
     assert [line.split()[:2] for line in lines[1:3]] == [["update", "0"], ["update", "1"]]
 
 
+@pytest.mark.slow
 def test_arguments_that_transformers_cannot_carry_out_are_an_error_of_the_recipe(built: Project) -> None:
     said = failed(built, 'lr_scheduler_type = "cosine_with_min_lr"')
     assert said.startswith("error: vector-later: transformers cannot carry out these training arguments\n  reason  ")

@@ -66,6 +66,7 @@ def test_without_a_list_the_cache_may_say_that_the_rest_does_not_exist(project: 
     assert built(project) == ""
 
 
+@pytest.mark.slow
 def test_without_a_list_what_is_not_there_may_be_missing(project: Project, model: Path) -> None:
     facts = (
         f"  model      org/name\n  revision   {COMMIT}\n  not there  generation_config.json, special_tokens_map.json, chat_template.jinja\n"

@@ -125,6 +125,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 def test_a_damaged_record_allows_nothing_and_is_said_in_a_line(judged: Project, home: Path) -> None:
     judged.build("allow")
     for name, text in DAMAGED.items():

@@ -397,6 +397,7 @@ def test_a_quantised_vector_is_read_directly_and_says_what_it_lost(project: Proj
     assert facts["bits_an_entry"] < bits
 
 
+@pytest.mark.slow
 def test_another_store_packs_again_and_trains_nothing(folders: Project) -> None:
     text = HEAD + "[merged.m]\nunverified = true\nvectors = { formal = 1.0 }\n"
     built(folders, text, "merged-m")

@@ -128,6 +128,7 @@ def test_a_new_control_set_is_evaluated_alone(world) -> None:
     assert stale(project) == ["verified-later:control-more", "verified-later"]
 
 
+@pytest.mark.slow
 def test_one_more_coefficient_is_measured_alone_and_other_rows_train_nothing(world) -> None:
     project = world("coefficients = [0.5, 1.0]")
     project.build("verified-later", "-q")

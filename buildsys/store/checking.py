@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from buildsys import measurements
+from buildsys.action import Digest
 from buildsys.store import trusting
 from buildsys.store.cache import Cache
 
@@ -24,17 +26,15 @@ class Findings:
 def check(cache: Cache, report: Report) -> Findings:
     """Objects against their names; records, history and measurements against their marks; records against the objects that they name."""
     findings = Findings()
-    digests = cache.objects.digests()
-    sizes = {digest: os.lstat(cache.objects.place(digest)).st_size for digest in digests}
+    sizes = _sizes(cache)
     done, total = 0, sum(sizes.values())
-    for digest in digests:
+    for digest, size in sizes.items():
         report(f"{done / (1 << 20):,.0f} of {total / (1 << 20):,.0f} MiB of objects")
         if not cache.objects.verified(digest):
             path = os.path.relpath(cache.objects.place(digest), cache.folder)
-            cache.objects.set_aside(digest)
-            findings.problems.append((path, "its bytes are not those of its name: set aside in cache/damaged"))
-        done += sizes[digest]
-    findings.checked["objects"] = len(digests)
+            findings.problems.append((path, f"its bytes are not those of its name{_set_aside(cache, digest)}"))
+        done += size
+    findings.checked["objects"] = len(sizes)
     report("records, history, measurements")
     keys = cache.records.keys()
     for key in keys:
@@ -54,6 +54,24 @@ def check(cache: Cache, report: Report) -> Findings:
     findings.problems += [(f"{cache.history.path.name}:{n}", _WORDS["foreign"]) for n, line in enumerate(lines, 1) if line in strange]
     findings.checked["generations"] = len(lines)
     return findings
+
+
+def _sizes(cache: Cache) -> dict[Digest, int]:
+    """Of all objects, in bytes; one that another build takes away meanwhile is left out."""
+    sizes = {}
+    for digest in cache.objects.digests():
+        with suppress(FileNotFoundError):
+            sizes[digest] = os.lstat(cache.objects.place(digest)).st_size
+    return sizes
+
+
+def _set_aside(cache: Cache, digest: Digest) -> str:
+    """Keep a damaged object from being believed; says so where the cache can be written."""
+    try:
+        cache.objects.set_aside(digest)
+    except OSError:
+        return ""
+    return ": set aside in cache/damaged"
 
 
 _WORDS = {

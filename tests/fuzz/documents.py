@@ -142,14 +142,49 @@ BUILDFILE = st.lists(
     ).encode(errors="replace")
 )
 
+DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
+FILES = st.dictionaries(
+    st.sampled_from(["config.json", "model.safetensors", "/etc/passwd", "../x", ".x", "a/b"]) | NAMES,
+    mostly(st.tuples(DIGEST, st.integers(0, 1 << 40))),
+    max_size=3,
+)
+RECORD = table(
+    {
+        "format": st.sampled_from([1, 2]),
+        "action": st.dictionaries(NAMES, JSON, max_size=3),
+        "files": FILES,
+        "references": FILES,
+        "values": st.dictionaries(NAMES, st.dictionaries(NAMES, JSON, max_size=2), max_size=2),
+        "facts": st.dictionaries(NAMES, JSON, max_size=2),
+        "boot": st.text(max_size=8),
+    }
+)
+GENERATION = table(
+    {
+        "format": st.sampled_from([1, 2, 3]),
+        "time": NAMES,
+        "target": NAMES,
+        "digest": DIGEST,
+        "keys": st.dictionaries(NAMES, mostly(DIGEST), max_size=2),
+        "labels": st.dictionaries(NAMES, st.dictionaries(NAMES, st.lists(NAMES, max_size=2), max_size=2), max_size=2),
+    }
+)
+MEASUREMENT = table({"format": st.sampled_from([1, 2]), "document": st.dictionaries(NAMES, JSON, max_size=3), "numbers": JSON})
+ALLOWED = table({"format": st.just(2), "projects": st.dictionaries(NAMES, st.dictionaries(NAMES, mostly(DIGEST), max_size=2), max_size=2)})
+
 DOCUMENTS: dict[str, st.SearchStrategy[bytes]] = {
     "adapter": ADAPTER.map(spelled),
     "buildfile": BUILDFILE,
+    "allowed": ALLOWED.map(spelled),
     "configuration": CONFIGURATION.map(spelled),
+    "generation": GENERATION.map(spelled),
     "header": HEADER.map(lambda text: len(text).to_bytes(8, "little") + text + bytes(64)),
     "index": table({"weight_map": st.dictionaries(NAMES, mostly(st.just("model-00001-of-00002.safetensors")), max_size=3)}).map(spelled),
     "lora": st.tuples(ADAPTER, FACTORS).map(lambda parts: spelled(parts[0]) + CONFIG_END + spelled(parts[1])),
+    "mark": RECORD.map(spelled),
+    "measurement": MEASUREMENT.map(spelled),
     "node": NODE,
+    "record": RECORD.map(spelled),
     "rows": ROWS,
     "settings": table({"chat_template": st.text(max_size=8)}, {"added_tokens_decoder": JSON}).map(spelled),
     "tokenizer": TOKENIZER.map(spelled),
