@@ -15,6 +15,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -172,6 +173,10 @@ def digest(path: Path | str, *, follow: bool = True) -> str:
 def append(path: Path | str, line: bytes) -> None:
     """One line at the end of a file, in one write: two builds at once cannot mix theirs. What a crash cut off stays a line of its own."""
     handle = opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    if os.fstat(handle).st_nlink > 1:  # another name for it may lie anywhere: the line goes into a copy that has none
+        os.close(handle)
+        write_whole(path, read(path, 1 << 40), flush=False)
+        handle = opened(path, os.O_RDWR | os.O_APPEND)
     try:
         end = os.fstat(handle).st_size
         cut_off = end > 0 and os.pread(handle, 1, end - 1) != b"\n"
@@ -244,6 +249,49 @@ def move(source: Path | str, target: Path | str) -> None:
         unlink_if_there(part)
         raise
     disk.unlink(source)
+
+
+def below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything inside a folder, however deep; a folder before what is in it, and no link followed."""
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+
+
+def is_plain_tree(folder: Path | str) -> bool:
+    """True for a folder of folders and of files that have no other name; whoever writes there by name reaches nothing else."""
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        return False
+    for entry in below(folder):
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+            return False
+    return True
+
+
+def remove(path: Path | str) -> None:
+    """Take away whatever stands there, with all that is in it, as far as it can be; follows no link. What is left is swept another time."""
+    folders = []
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            folders.append(os.fspath(path))
+            for entry in below(path):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+        else:
+            os.unlink(path)
+    except OSError:
+        pass
+    for folder in reversed(folders):
+        with suppress(OSError):
+            os.rmdir(folder)
 
 
 def unlink_if_there(path: Path | str) -> None:

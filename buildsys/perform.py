@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import stat
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from buildsys import files, machine, outside, rules
 from buildsys.errors import BuildError, os_failure
@@ -50,7 +47,7 @@ class Performer:
                 if not forced:
                     refuse_foreign_training(step, key, self._cache)
                 made = self._made(step, resolved, report, forced)
-                shutil.rmtree(self._cache.partial(key), ignore_errors=True)
+                files.remove(self._cache.partial(key))
                 return made, True
         except OSError as error:
             raise os_failure(error, f"{step.name} could not be stored") from error
@@ -60,9 +57,9 @@ class Performer:
         started = time.monotonic()
         partial = self._cache.partial(key)
         if forced:
-            shutil.rmtree(partial, ignore_errors=True)  # a forced run begins at the beginning
-        if not _is_plain_tree(partial):
-            shutil.rmtree(partial, ignore_errors=True)
+            files.remove(partial)  # a forced run begins at the beginning
+        if os.path.lexists(partial) and not files.is_plain_tree(partial):
+            files.remove(partial)
         files.make_folder(partial)
         log = self._cache.log(key)
         files.write_whole(log, b"", flush=False)
@@ -129,16 +126,6 @@ def refuse_foreign_training(step: Step, key: str, cache: Cache) -> None:
         [("record", str(cache.records.path(key)))],
         f"'build cache trust' adopts a cache that you trust; 'build --force {step.target}' trains again",
     )
-
-
-def _is_plain_tree(folder: Path) -> bool:
-    """True for a folder with nothing in it but folders and files, and where there is none: a rule writes there by name."""
-    if not os.path.lexists(folder):
-        return True
-    if not stat.S_ISDIR(os.lstat(folder).st_mode):
-        return False
-    paths = [os.path.join(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)]
-    return all(stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR) for path in paths)
 
 
 def versions() -> dict[str, str]:

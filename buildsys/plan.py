@@ -125,7 +125,9 @@ def _value(given: Any, artifacts: Mapping[str, Artifact]) -> Any:
 
 
 def failed_verdict(step: Step, artifact: Artifact) -> bool:
-    return step.judges and not all(values.get("passed", True) for values in artifact.values.values())
+    """A step that judges passes by what its verdict says; without one it has not passed."""
+    verdicts = [values for values in artifact.values.values() if "passed" in values]
+    return step.judges and (not verdicts or not all(values["passed"] is True for values in verdicts))
 
 
 def make(graph: Graph, cache: Cache, observer: Observer, patterns: Sequence[str], *, force: bool = False) -> Plan:
@@ -176,7 +178,7 @@ def _step(
             return StepPlan("stale", resolved, reasons=(problem,) if resolved.key in cache.records.refused else ())
         return StepPlan("absent", resolved, known, (problem,))
     if failed_verdict(step, artifact):
-        reason = next(values["reason"] for values in artifact.values.values() if "reason" in values)
+        reason = next((values["reason"] for values in artifact.values.values() if "reason" in values), "its verdict is missing")
         return StepPlan("failed", resolved, artifact, (reason,))
     return StepPlan("fresh", resolved, artifact)
 

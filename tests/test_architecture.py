@@ -158,11 +158,11 @@ SOURCES = {
     "merge": (2, "593d1dc9952ab3ae"),
     "model": (1, "ae23783aba25faa7"),
     "pack": (1, "2f02277aef85c0f4"),
-    "pretrain": (1, "5dc8f014f538abfc"),
+    "pretrain": (1, "e1f3720b5108a18f"),
     "reference": (2, "2be1a8f61c91f9ad"),
     "samples": (1, "7a63992296748541"),
     "search": (1, "ad3ae7a15f37ba81"),
-    "train": (3, "4ff022c5c3f926c9"),
+    "train": (3, "c8e03d55ad8fb58f"),
     "tune": (2, "8e79c7c3c32bf6b2"),
 }
 

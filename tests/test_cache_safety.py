@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,11 +200,133 @@ def test_a_link_inside_the_cache_is_neither_written_through_nor_believed(copy: P
 
 
 def test_the_cache_itself_may_be_a_link(copy: Project, tmp_path: Path) -> None:
+    copy.file("Buildfile.toml").write_text(BUILDFILE.replace("formal = 1.0", "formal = 0.5"))
+    assert copy.build().code == 0  # which notes whose cache it is
     (copy.root / "cache").rename(tmp_path / "elsewhere")
     (copy.root / "cache").symlink_to(tmp_path / "elsewhere")
     assert copy.build("status").stdout == FRESH
     assert copy.build().code == 0
     assert copy.build().stderr == "up to date (3 targets)\n"
+
+
+@pytest.mark.parametrize("kind", ["another project's cache", "an empty folder"])
+def test_a_link_that_a_clone_brings_is_not_written_through_until_the_user_agrees(
+    built: Path, copy: Project, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    if kind == "an empty folder":
+        victim.mkdir()
+    else:
+        shutil.copytree(built / "cache", victim, symlinks=True)
+    before = tree(victim)
+    shutil.rmtree(copy.root / "cache")
+    (copy.root / "cache").symlink_to(victim)
+    for arguments in ([], ["--force"], ["status"], ["check"]):
+        ran = copy.build(*arguments)
+        assert (ran.code, ran.stdout) == (1, "")
+        assert ran.stderr == (
+            f"error: {copy.root}/cache is a link to a cache that this project has not used yet\n  leads to  {victim}\n"
+            "hint: 'build cache trust' lets this project write there\n"
+        )
+    assert tree(victim) == before
+    assert copy.build("cache", "trust", "--yes").code == 0
+    assert copy.build().code == 0
+
+
+def test_second_names_of_files_elsewhere_are_not_written_to(copy: Project, tmp_path: Path) -> None:
+    """Hard links, which an archive can bring."""
+    victim = tmp_path / "victim"
+    for name in ("history.jsonl", "stat.jsonl"):
+        place = copy.root / "cache" / name
+        victim.write_bytes(place.read_bytes())
+        place.unlink()
+        os.link(victim, place)
+        before = victim.read_bytes()
+        checkpoint(copy.root / "formal", {"a": [float(len(name))] * 20_000})
+        assert copy.build().code == 0
+        assert victim.read_bytes() == before
+        assert copy.build("check").code == 0
+        victim.unlink()
+
+
+def strange(cache: Path, kind: str) -> None:
+    """Something in a cache that no build makes."""
+    if kind == "deep folders":
+        here = os.getcwd()
+        os.chdir(cache / "tmp")
+        try:
+            for _ in range(1500):
+                os.mkdir("x")
+                os.chdir("x")
+        finally:
+            os.chdir(here)
+    elif kind == "a long name":
+        (cache / "tmp" / ("n" * 255)).mkdir()
+    elif kind == "a folder for a lock":
+        (cache / "locks/out-merged-m.lock/inside").mkdir(parents=True)
+    elif kind == "a pipe for the history":
+        (cache / "history.jsonl").unlink()
+        os.mkfifo(cache / "history.jsonl")
+    elif kind == "a file for a folder of measurements":
+        (cache / "measurements/ab").write_text("x")
+    elif kind == "lines without end":
+        (cache / "stat.jsonl").write_bytes(b"\n" * 30_000_000)
+        (cache / "history.jsonl").write_bytes(b"x\n" * 15_000_000)
+    else:
+        (cache / "partial" / ("a" * 64)).write_text("x")
+
+
+STRANGE = [
+    "a folder for a lock",
+    *(
+        pytest.param(kind, marks=SLOW)
+        for kind in (
+            "deep folders",
+            "a long name",
+            "a pipe for the history",
+            "a file for a folder of measurements",
+            "lines without end",
+            "a file for a checkpoint",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_no_build_makes_stops_no_build(copy: Project, kind: str) -> None:
+    strange(copy.root / "cache", kind)
+    begun = time.monotonic()
+    checkpoint(copy.root / "formal", {"a": [3.0] * 20_000})
+    ran = copy.build()
+    assert ran.code == 0, ran.stderr
+    assert copy.build("check").code in (0, 1)
+    assert copy.build("cache", "trust", "--yes").code == 0
+    assert time.monotonic() - begun < 60  # against hangs, not for speed
+
+
+FORGED_LISTS = ['{"files":["a"]}', *(pytest.param(text, marks=SLOW) for text in ("{}", "[" * 5000, '{"files":{"a":"b"}}', "x" * 2_000_000))]
+
+
+@pytest.mark.parametrize("listed", FORGED_LISTS, ids=range(len(FORGED_LISTS)))
+def test_a_checkpoint_that_lists_nonsense_is_adopted_by_nobody(copy: Project, listed: str) -> None:
+    place = copy.file(f"cache/partial/{'b' * 64}/checkpoint-9/complete")
+    place.write_text(listed)
+    assert [one["path"] for one in copy.build("check", "--json").json()["problems"]] == [f"partial/{'b' * 64}/checkpoint-9"]
+    ran = copy.build("cache", "trust", "--yes")
+    assert (ran.code, ran.stdout.splitlines()[0]) == (0, "adopted nothing")
+    assert place.read_text() == listed
+
+
+def test_a_checkpoint_behind_a_link_is_not_adopted(copy: Project, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "model.bin").write_text("x")
+    (victim / "complete").write_text(json.dumps({"model.bin": blake3(b"x").hexdigest()}))
+    before = tree(victim)
+    copy.file(f"cache/partial/{'b' * 64}/x").write_text("")
+    (copy.root / f"cache/partial/{'b' * 64}/checkpoint-9").symlink_to(victim)
+    copy.build("cache", "trust", "--yes")
+    assert tree(victim) == before
 
 
 @pytest.mark.parametrize("name", ["history.jsonl", "stat.jsonl", "FORMAT"])
@@ -266,6 +389,22 @@ def test_trust_adopts_nothing_that_does_not_fit_its_bytes(copy: Project, strange
     assert ran.stdout.splitlines()[0] == "adopted 2 records, 3 generations"
     assert "model.safetensors is damaged" in ran.stdout
     assert "the action of another key" in ran.stdout
+
+
+@pytest.mark.parametrize(("rule", "reason"), [("judge", "it lacks a value of its rule"), ("nothing", "there is no rule of that name")])
+def test_trust_adopts_no_record_that_no_rule_would_have_made(copy: Project, rule: str, reason: str) -> None:
+    """A failed verdict without its verdict would be one that passed."""
+    from buildsys.action import Action
+    from buildsys.store.cache import Cache
+    from buildsys.store.records import Artifact
+
+    action = Action(rule, 1, {}, {})
+    Cache.open(copy.root / "cache").records.write(action.key(), Artifact(action.document(), {}), flush=False)
+    record = copy.root / "cache/actions" / action.key()[:2] / f"{action.key()[2:]}.json"
+    record.write_bytes(without_mark(record.read_bytes()) or b"")
+    ran = copy.build("cache", "trust", "--yes")
+    assert ran.stdout.splitlines()[0] == "adopted nothing"
+    assert reason in ran.stdout
 
 
 def test_a_copied_or_moved_cache_stays_trusted(copy: Project, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 import click
 
+from buildsys import files, rules
 from buildsys import plan as planning
 from buildsys.cli import project as projects
 from buildsys.cli import say
 from buildsys.cli.command_line import INVOCATION, command, debug_option, folder_option, json_option, say_notices, show_data
 from buildsys.errors import BuildError, UsageError, aligned
 from buildsys.store import checking, secret, trusting
-from buildsys.store.cache import EARLIER, Cache
+from buildsys.store.cache import Cache
+from buildsys.store.opening import EARLIER
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -66,11 +68,14 @@ def check(target: str | None, folder: str, as_json: bool) -> None:
     project.cache.stat_cache.save()
     INVOCATION.exit_code = 1 if findings.problems else 0
     counts = ", ".join(f"{number} {kind}" for kind, number in findings.checked.items())
-    lines = aligned(findings.problems, indent="")
+    listed = [entry.name for entry in files.entries(project.cache.outputs.folder)]
+    unknown = [name for name in sorted(listed) if name not in project.graph.targets and not name.startswith(".")]
+    findings.notes += [f"out/{name} is of no target of this Buildfile" for name in unknown]
+    lines = [*aligned(findings.problems, indent=""), *(f"note: {note}" for note in findings.notes)]
     number = len(findings.problems)
     lines.append(f"{counts}: {_problems(number)}")
     problems = [{"path": path, "problem": text} for path, text in findings.problems]
-    show_data({"exit": INVOCATION.exit_code, "checked": findings.checked, "problems": problems}, lines, as_json)
+    show_data({"exit": INVOCATION.exit_code, "checked": findings.checked, "problems": problems, "notes": findings.notes}, lines, as_json)
 
 
 def _problems(number: int) -> str:
@@ -118,24 +123,34 @@ def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_jso
         raise UsageError("--secret and --secret-env exclude each other", hint="a cache has one secret")
     if not path.exists():
         raise UsageError(f"{path} does not exist yet", hint="build something first")
-    Cache.open(path)
+    Cache.open(path, consented=True)
     if file is not None or variable is not None:
         secret.bind(path, file=Path(os.path.abspath(Path(folder) / file)) if file is not None else None, environment=variable)
-    store = Cache.open(path)
+    store = Cache.open(path, consented=True)
+    linked = path.is_symlink() and not store.projects.known()
     foreign = trusting.foreign(store)
     earlier = (path / "FORMAT").exists() and (path / "FORMAT").read_text() == EARLIER
-    if not foreign.number() and not earlier:
+    if not foreign.number() and not earlier and not linked:
         show_data({"exit": 0, "adopted": {}, "left": []}, ["everything in cache/ carries your mark"], as_json)
         return
-    say(_MEANING.format(number=_listed(foreign), cache=path).rstrip())
+    if linked:
+        say(f"{path} is a link: this project will write into {os.path.realpath(path)}, and use what is there.")
+    meaning = _MEANING if foreign.number() or earlier else ""
+    for line in meaning.format(number=_listed(foreign), cache=path).splitlines():
+        say(line)
     if not yes and not _agreed():
         raise UsageError("nothing was adopted", hint="build cache trust --yes adopts without asking")
     store.prepare()
-    adoption = trusting.adopt(store, foreign, _Seldom("adopting"))
+    adoption = trusting.adopt(store, foreign, _values_of, _Seldom("adopting"))
     lines = [f"adopted {_numbered(adoption.adopted) or 'nothing'}"]
     if adoption.left:
         lines += ["left as they are, and not used:", *aligned(adoption.left)]
     show_data({"exit": 0, "adopted": adoption.adopted, "left": adoption.left}, lines, as_json)
+
+
+def _values_of(rule: str) -> tuple[str, ...] | None:
+    """The names of the values that a rule's artifacts have; None where there is no such rule."""
+    return getattr(rules.get(rule), "VALUES", ()) if rule in rules.names() else None
 
 
 def _listed(foreign: trusting.Foreign) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,7 +16,7 @@ from buildsys import files, measurements
 from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.marks import Marks
-from buildsys.store import locks, secret, stat_cache
+from buildsys.store import locks, opening, secret, stat_cache
 from buildsys.store.fresh import this_boot
 from buildsys.store.generations import History
 from buildsys.store.objects import Objects
@@ -22,12 +24,8 @@ from buildsys.store.observe import Observer
 from buildsys.store.outputs import Content, Outputs
 from buildsys.store.records import Artifact, Files, Records, Refusal
 
-FORMAT = "buildsys cache 2\n"
-EARLIER = "buildsys cache 1\n"  # nothing in it carries a mark: `trusting` adopts it
-_OWN = {".gitignore", "FORMAT"}  # what may stand in a cache that has never been used
 _IGNORE = "# everything in here can be made again\n*\n!.gitignore\n"
-_FANNED = ("objects", "actions", measurements.FOLDER)  # folders of folders, by the first two digits of a key
-_FLAT = ("out", "refused", "partial", "logs", "tmp", "locks", "fresh")
+_WORKSPACE = re.compile(r"\d{1,10}-[0-9a-f]{12}")
 
 
 class Cache:
@@ -42,47 +40,32 @@ class Cache:
         self.history = History(folder, lambda: self.marks)
         self.outputs = Outputs(folder / "out", self.objects)
         self.refused = Outputs(folder / "refused", self.objects)
+        self.projects = opening.Projects(folder, lambda: self.marks)
         self.boot = this_boot()
 
     @classmethod
-    def open(cls, folder: Path) -> Cache:
-        """Raises BuildError for a folder that something else made, for a link in it, and for another format of ours."""
-        path = folder / "FORMAT"
-        try:
-            listed = list(_entries(folder))
-            # after the listing, since a build writes it first
-            text = files.read(path).decode("utf-8", "replace") if os.path.lexists(path) else None
-        except OSError as error:
-            raise os_failure(error, f"{folder} cannot be read") from error
-        names = {entry.name for entry in listed if not entry.name.startswith(".FORMAT.")}
-        if text is None and names - _OWN:
-            raise BuildError(
-                f"{folder} was not made by build",
-                [("holds", ", ".join(sorted(names)[:5])), ("lacks", "FORMAT")],
-                "move it away, or run from another project folder; nothing was written",
-            )
-        if text not in (None, FORMAT, EARLIER):
-            newer = _number(text or "") > _number(FORMAT)
-            raise BuildError(
-                f"{folder} has another format",
-                [("format", (text or "").strip() or "nothing"), ("expected", FORMAT.strip())],
-                "a newer buildsys made it: update buildsys, or use another cache"
-                if newer
-                else "delete it: what it holds can be made again",
-            )
-        _check_links(folder)
-        return cls(folder)
+    def open(cls, folder: Path, *, consented: bool = False) -> Cache:
+        """Raises BuildError for a folder that something else made, for a link in it, and for another format of ours.
+
+        consented  True where the user has agreed to a link that `folder` is: a clone may bring one
+        """
+        opening.check(folder)
+        cache = cls(folder)
+        if folder.is_symlink() and not consented and not cache.projects.known():
+            raise opening.unknown_link(folder)
+        return cache
 
     def prepare(self) -> None:
         """Make the folders, and remove what killed runs left. Raises BuildError where it cannot write."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / "FORMAT"
-            if not path.exists() or path.read_text() != FORMAT:  # before anything else: another build that starts now must know whose it is
-                files.write_whole(path, FORMAT.encode(), flush=False)
+            # before anything else: another build that starts now must know whose cache this is
+            if not path.exists() or path.read_text() != opening.FORMAT:
+                files.write_whole(path, opening.FORMAT.encode(), flush=False)
                 for name in ("", "-journal", "-wal", "-shm"):  # the stat cache of format 1
                     files.unlink_if_there(self.folder / f"stat.sqlite{name}")
-            for name in (*_FANNED, *_FLAT):
+            for name in (*opening.FANNED, *opening.FLAT):
                 files.make_folder(self.folder / name)
             if not (self.folder / ".gitignore").exists():
                 files.write_whole(self.folder / ".gitignore", _IGNORE.encode(), flush=False)
@@ -92,6 +75,7 @@ class Cache:
             raise os_failure(error, f"{self.folder} cannot be written") from error
         if not self.marks.usable:
             self.use(secret.ensured(self.folder))
+        self.projects.add()
 
     def use(self, marks: Marks) -> None:
         """Mark and check with another secret from now on."""
@@ -226,8 +210,8 @@ class Cache:
         return self.folder / "logs" / f"{key}.log"
 
     def _make_room(self, path: Path) -> None:
-        """Set a folder aside that stands where a file is to be written."""
-        if path.is_dir():
+        """Set aside what stands where a file is to be written, and is not one: a folder, a pipe."""
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             self._set_aside(path)
 
     def _set_aside(self, path: Path) -> None:
@@ -244,36 +228,21 @@ class Cache:
         return [f"cache/: {' and '.join(parts)} {_REFUSALS[why]}" for why, parts in numbers.items() if parts]
 
     def _sweep(self) -> None:
-        """What runs that were killed have left: workspaces, half-made outputs, locks that nobody holds."""
+        """What runs that were killed have left: workspaces, half-made outputs, locks that nobody holds; and what the store never makes."""
         for entry in list(files.entries(self.folder / "tmp")):
-            if not entry.is_dir(follow_symlinks=False):
-                files.unlink_if_there(entry.path)
-            elif locks.sweep(self._lock(f"tmp-{entry.name}")):  # else its owner lives
+            is_workspace = _WORKSPACE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            if not is_workspace or locks.sweep(self._lock(f"tmp-{entry.name}")):  # else its owner lives
                 self.objects.remove_folder(Path(entry.path))
         for target, copy in [*self.outputs.copies(), *self.refused.copies()]:
             if locks.sweep(self._lock(f"out-{target}")):
                 self.objects.remove_folder(copy)
         for entry in list(files.entries(self.folder / "locks")):
-            locks.sweep(Path(entry.path))
-        self._make_room(self.history.path)
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is in a cache, which may itself be a link."""
-    if folder.exists():
-        with os.scandir(folder) as found:
-            yield from found
-
-
-def _check_links(folder: Path) -> None:
-    """Raises BuildError for a link in a cache, where the store would read or write through it."""
-    for entry in _entries(folder):
-        if entry.is_symlink():
-            raise files.linked(entry.path)
-    for name in (*_FANNED, *_FLAT, "damaged"):
-        for entry in files.entries(folder / name):
-            if entry.is_symlink():
-                raise files.linked(entry.path)
+            if not entry.is_file(follow_symlinks=False):
+                files.remove(entry.path)
+            else:
+                locks.sweep(Path(entry.path))
+        for path in (self.history.path, self.folder / stat_cache.NAME):
+            self._make_room(path)
 
 
 _REFUSALS: dict[Refusal, str] = {
@@ -285,8 +254,3 @@ _REFUSALS: dict[Refusal, str] = {
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _number(text: str) -> int:
-    last = text.rsplit(maxsplit=1)[-1] if text.split() else ""
-    return int(last) if text.startswith("buildsys cache ") and last.isdecimal() and len(last) < 9 else 0

@@ -14,7 +14,7 @@ from buildsys.marks import Marks, without_mark
 
 FORMAT = 2  # 1 had no mark
 _KIND = "generation"  # of a mark
-_BYTES_MAX = 1 << 30
+_BYTES_MAX, _LINES_MAX = 1 << 28, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,15 @@ class History:
     def lines(self) -> list[bytes]:
         """All that is written, used or not."""
         try:
-            return [line for line in files.read(self.path, _BYTES_MAX).split(b"\n") if line]
+            data = files.read(self.path, _BYTES_MAX)
         except FileNotFoundError:
             return []
         except OSError:  # a folder, say: what it was is lost, and the next writer sets it aside
+            data = b"\n" * (_LINES_MAX + 1)
+        if data.count(b"\n") > _LINES_MAX:
             self.refused += 1
             return []
+        return [line for line in data.split(b"\n") if line]
 
     def generation(self, line: bytes) -> Generation | None:
         """What a line with a valid mark says, else None."""

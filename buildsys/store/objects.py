@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import stat
 import threading
 from contextlib import suppress
@@ -81,8 +80,8 @@ class Objects:
         digest, size = known or files.digest(file, follow=False), os.lstat(file).st_size
         path = self.path(digest)
         files.make_folder(path.parent)
-        if os.path.lexists(path) and not self.verified(digest):  # whoever made these bytes again may have had a reason
-            self.set_aside(digest)
+        if os.path.lexists(path) and (os.lstat(path).st_size != size or not self.verified(digest)):
+            self.set_aside(digest)  # hashed, seal or no seal: whoever made these bytes again may have had a reason
         if os.path.lexists(path):  # the same bytes are there already, perhaps not yet on the disk
             files.unlink_if_there(file)
             if flush:
@@ -119,14 +118,12 @@ class Objects:
 
     def remove_folder(self, folder: Path) -> None:
         """Take away a folder in which there may be links to objects, and keep the seals of these."""
-        for place, _, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(place, name)
-                with suppress(OSError):
-                    status = os.lstat(path)
-                    if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-                        self._unlink(path, (status.st_ino, status.st_dev & 0xFFFFFFFFFFFFFFFF))
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            for entry in files.below(folder):
+                status = entry.stat(follow_symlinks=False)
+                if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                    self._unlink(entry.path, (status.st_ino, status.st_dev & 0xFFFFFFFFFFFFFFFF))
+        files.remove(folder)
 
     def _unlink(self, path: str, inode: tuple[int, int]) -> None:
         with self._links:

@@ -20,6 +20,7 @@ from buildsys.store.observe import Observer
 
 FORMAT = 2  # 1 had no mark
 _KIND = "record"  # of a mark
+_UNMARKED_BYTES_MAX = 1 << 20
 Files = dict[str, tuple[Digest, int]]  # name -> (digest, bytes)
 Refusal = Literal["foreign", "damaged", "newer"]
 
@@ -57,6 +58,7 @@ class Records:
     def __init__(self, cache: Path, marks: Callable[[], Marks]) -> None:
         self.folder = cache / "actions"
         self.refused: dict[str, Refusal] = {}
+        self._refused_as: dict[str, bytes] = {}  # the signature of a record that was refused: it is read once
         self._root = f"{self.folder}{os.sep}"
         self._marks = marks
 
@@ -69,6 +71,8 @@ class Records:
     def read(self, key: str, observer: Observer | None = None) -> Artifact | None:
         """The recorded artifact; None where there is none, and where it is not used. Raises BuildError for a link."""
         path = self._place(key)
+        if observer is not None and key in self._refused_as and self._refused_as[key] == observer.signature(path):
+            return None
         try:
             if observer is None:
                 content = self._content(key, path)
@@ -79,6 +83,8 @@ class Records:
             return None
         except _RefusedError as refused:
             self.refused[key] = refused.why
+            if observer is not None:
+                self._refused_as[key] = observer.signature(path)
             return None
 
     def write(self, key: str, artifact: Artifact, *, flush: bool) -> None:
@@ -96,6 +102,7 @@ class Records:
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=True).encode()
         files.write_whole(path, self._marks().sealed(_KIND, key, text), flush=flush)
         self.refused.pop(key, None)
+        self._refused_as.pop(key, None)
 
     def keys(self) -> list[str]:
         """Those of all records, used or not."""
@@ -137,7 +144,9 @@ class _RefusedError(Exception):
 
 
 def _refusal(key: str, data: bytes) -> Refusal:
-    """What a record without a valid mark is."""
+    """What a record without a valid mark is. A large one is not taken apart for that: whoever trusts it has it parsed."""
+    if len(data) > _UNMARKED_BYTES_MAX:
+        return "foreign"
     try:
         checked(key, without_mark(data) or data)
     except NewerError:

@@ -19,7 +19,7 @@ from buildsys.marks import Marks
 
 NAME = "stat.jsonl"
 _KIND = "stat"  # of a mark
-_BYTES_MAX = 1 << 30
+_BYTES_MAX, _READ_LINES_MAX = 1 << 28, 1 << 18  # beyond them it is not ours, or has grown for too long: it is begun anew
 _LINES_MAX = 64  # more are written as one, without what is no longer there
 Row = tuple[str, str, bytes, str]  # path or digest, kind of value, signature, value
 
@@ -82,9 +82,10 @@ class StatCache:
         if self._path is None or not self._marks.usable:
             return []
         try:
-            return files.read(self._path, _BYTES_MAX).split(b"\n")[:-1]
+            data = files.read(self._path, _BYTES_MAX)
         except OSError:
-            return []
+            data = b""
+        return data.split(b"\n")[:-1] if data.count(b"\n") <= _READ_LINES_MAX else [b""] * _LINES_MAX
 
 
 def parsed(content: bytes) -> list[Row]:

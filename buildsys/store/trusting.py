@@ -6,13 +6,12 @@ bytes is what the user says by trusting.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildsys import files, measurements
+from buildsys import files, measurements, strict
 from buildsys.errors import BuildError
 from buildsys.store import generations
 from buildsys.store.cache import Cache
@@ -20,6 +19,7 @@ from buildsys.store.records import Artifact
 from buildsys.training import resuming
 
 Report = Callable[[str], None]
+ValuesOf = Callable[[str], Collection[str] | None]
 
 
 @dataclass
@@ -49,22 +49,33 @@ class Adoption:
 
 def foreign(cache: Cache) -> Foreign:
     """All that a build would not use for the lack of a mark."""
-    names = [f"{folder.name}/{entry.name}" for folder in files.entries(cache.measurements) for entry in files.entries(folder.path)]
+    folders = [entry for entry in files.entries(cache.measurements) if entry.is_dir(follow_symlinks=False)]
+    names = [f"{folder.name}/{entry.name}" for folder in folders for entry in files.entries(folder.path)]
     return Foreign(
         [key for key in cache.records.keys() if cache.records.read(key) is None],  # noqa: SIM118  # not a dictionary
         [name for name in sorted(names) if measurements.read(cache.measurements, name, cache.marks) is None],
         [line for line in cache.history.lines() if cache.history.generation(line) is None],
-        [path for entry in files.entries(cache.folder / "partial") for path in resuming.foreign(Path(entry.path), cache.marks)],
+        [path for folder in partial_folders(cache) for path in resuming.foreign(folder, cache.marks)],
     )
 
 
-def adopt(cache: Cache, found: Foreign, report: Report) -> Adoption:
-    """Mark what fits together; the rest stays as it is, and is not used. Objects are hashed."""
+def partial_folders(cache: Cache) -> list[Path]:
+    """Where killed trainings have left something: folders named for keys, without links or second names of other files."""
+    entries = [entry for entry in files.entries(cache.folder / "partial") if files.is_digest(entry.name)]
+    return [Path(entry.path) for entry in entries if files.is_plain_tree(entry.path)]
+
+
+def adopt(cache: Cache, found: Foreign, values_of: ValuesOf, report: Report) -> Adoption:
+    """Mark what fits together; the rest stays as it is, and is not used. Objects are hashed.
+
+    values_of  the names of the values that artifacts of a rule have; None for a rule that there is not
+    """
     adoption = Adoption()
     for number, key in enumerate(found.records, 1):
         report(f"record {number} of {len(found.records)}")
         try:
             artifact = cache.records.unmarked(key)
+            _check_values(artifact, values_of)
             _check_bytes(cache, artifact)
             cache.records.write(key, artifact, flush=True)
             adoption.adopted["records"] += 1
@@ -106,6 +117,15 @@ def _adopt_history(cache: Cache, lines: list[bytes], adoption: Adoption) -> None
     files.write_whole(cache.history.path, b"".join(line + b"\n" for line in history), flush=True)
 
 
+def _check_values(artifact: Artifact, values_of: ValuesOf) -> None:
+    """Raises ValueError for an artifact that its rule would not have made: a verdict that is missing is none that failed."""
+    names = values_of(str(artifact.document.get("rule")))
+    if names is None:
+        raise ValueError("there is no rule of that name")
+    if set(artifact.values) != set(names):
+        raise ValueError("it lacks a value of its rule")
+
+
 def _check_bytes(cache: Cache, artifact: Artifact) -> None:
     """Raises ValueError where a stored file is not what the record says, or where a value is not what its file says."""
     for name, (digest, size) in artifact.files.items():
@@ -116,7 +136,11 @@ def _check_bytes(cache: Cache, artifact: Artifact) -> None:
         entry = artifact.files.get(name)
         if entry is None or not os.path.lexists(cache.objects.path(entry[0])):
             raise ValueError(f"the file that holds {name} is missing")
-        if json.loads(files.read(cache.objects.path(entry[0]))) != value:
+        try:
+            recorded = strict.json_value(files.read(cache.objects.path(entry[0])), files.RECORD_BYTES_MAX)
+        except strict.Malformed as error:
+            raise ValueError(f"{name} {error}") from error
+        if recorded != value:
             raise ValueError(f"it says something else of {name} than the file does")
 
 

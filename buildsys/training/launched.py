@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buildsys import files
 from buildsys.errors import BuildError
 from buildsys.progress import Progress
 
@@ -28,7 +29,7 @@ def compiled(paths: Mapping[str, Any], params: Params, out: Path, progress: Prog
     request: dict[str, Any] = {"paths": plain, "params": params.model_dump(), "out": str(out), "folder": str(folder)}
     cache = None if progress.cache is None else str(progress.cache)
     request |= {"settings": dict(progress.settings), "cache": cache, "worker": os.getpid()}
-    (folder / _REQUEST).write_text(json.dumps(request))
+    files.write_whole(folder / _REQUEST, json.dumps(request).encode(), flush=False)
     for name in (_FACTS, _ERROR):
         (folder / name).unlink(missing_ok=True)
     command = [*_launcher(params), "--module", "buildsys.rules.train", str(folder / _REQUEST)]
