@@ -145,25 +145,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "102a751b8009ab2b"),
+    "adapter": (1, "4452eb7dc48ddaac"),
     "apart": (1, "c1834831a2573c3b"),
-    "bisect": (1, "40f69891e7cfe883"),
+    "bisect": (1, "2530b01dac713ea5"),
     "check": (1, "e2a42ddd6832ae6e"),
-    "combine": (1, "e4275698cbe8ccac"),
+    "combine": (1, "610b0a126d7dd1ac"),
     "dataset": (1, "96b6e5820d857257"),
-    "evaluate": (2, "a419e96744ad7a75"),
-    "extract": (2, "d8af86e2d4b81c8d"),
-    "icl": (1, "60475f78eb969504"),
+    "evaluate": (2, "b533fc4424944083"),
+    "extract": (2, "3a2f163faedcb890"),
+    "icl": (1, "4273fe2e871f9732"),
     "judge": (2, "85c49687eae21a7e"),
-    "merge": (2, "593d1dc9952ab3ae"),
-    "model": (1, "ae23783aba25faa7"),
-    "pack": (1, "2f02277aef85c0f4"),
+    "merge": (2, "ef602cebd7233358"),
+    "model": (2, "3dbfc53b5c04ef6a"),
+    "pack": (1, "dadcb6e265ce726e"),
     "pretrain": (1, "5dc8f014f538abfc"),
     "reference": (2, "2be1a8f61c91f9ad"),
     "samples": (1, "7a63992296748541"),
-    "search": (1, "ad3ae7a15f37ba81"),
-    "train": (3, "4ff022c5c3f926c9"),
-    "tune": (2, "8e79c7c3c32bf6b2"),
+    "search": (1, "87dc6844b9efcfc9"),
+    "train": (3, "937c46f74dfcd33e"),
+    "tune": (2, "26ceebe64ef640a4"),
 }
 
 

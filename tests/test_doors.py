@@ -135,6 +135,36 @@ def test_shards_keep_their_names_and_are_all_hashed(declared: Project) -> None:
     assert declared.build("status").stdout == "stale  base-one  folder changed\n"
 
 
+def test_safetensors_files_beside_the_weights_are_not_part_of_the_model(declared: Project) -> None:
+    for name in ("extra", "model-00001-of-00001"):
+        save(declared.root / "one", {"b": numpy.ones(2, numpy.float32)}, file=name)
+    assert declared.build("base-one").code == 0
+    assert sorted(os.listdir(declared.root / "cache/out/base-one")) == ["config.json", "model.safetensors"]
+    assert declared.build("export", "base-one", "shipped").code == 0
+    assert sorted(os.listdir(declared.root / "shipped")) == ["config.json", "model.safetensors"]
+    save(declared.root / "one", {"b": numpy.zeros(2, numpy.float32)}, file="extra")
+    assert declared.build("status").stdout == "fresh  base-one\n"
+
+
+def test_a_folder_with_one_file_of_weights_and_shards_is_refused(declared: Project) -> None:
+    folder = declared.root / "one"
+    save(folder, {"a": numpy.ones(2, numpy.float32)}, file="model-00001-of-00001")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    ran = declared.build("base-one")
+    assert (ran.code, ran.stderr) == (
+        2,
+        "error: the folder has two models\n"
+        f"  folder  {folder}\n"
+        "  first   model.safetensors\n"
+        "  second  the shards of model.safetensors.index.json\n"
+        "hint: remove the one that is not meant\n",
+    )
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    assert declared.build("base-one").code == 0
+    assert "model-00001-of-00001.safetensors" not in os.listdir(declared.root / "cache/out/base-one")
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 

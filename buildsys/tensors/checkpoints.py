@@ -80,14 +80,14 @@ class Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: one, or the shards of its index."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    """The safetensors files of a model: one, or the shards of its index. Raises as `folders.weights` does, and BuildError for none."""
+    index, single = folder / folders.INDEX, folder / folders.WEIGHTS
     if os.path.lexists(index):
-        shards = parsed_index(regular.read(index, _INDEX_BYTES_MAX), index)
+        shards = weight_names(index)
         missing = [name for name in shards if not os.path.lexists(folder / name)]
         if missing:
             raise BuildError("a shard is missing", [("folder", str(folder)), ("shard", missing[0])], "download it again")
-        return [folder / name for name in shards]
+        return [folder / name for name in folders.weights(folder, [folders.WEIGHTS] if os.path.lexists(single) else [], shards)]
     if os.path.lexists(single):
         return [single]
     pickles = sorted(name for name in os.listdir(folder) if name.endswith(_PICKLES)) if folder.is_dir() else []
@@ -98,6 +98,11 @@ def weight_files(folder: Path) -> list[Path]:
             "save the model again with save_pretrained, which writes safetensors",
         )
     raise BuildError("the folder has no weights", [("folder", str(folder)), ("expected", "model.safetensors")])
+
+
+def weight_names(index: Path) -> list[str]:
+    """As `parsed_index`, of a file."""
+    return parsed_index(regular.read(index, _INDEX_BYTES_MAX), index)
 
 
 def parsed_index(data: bytes, file: Path) -> list[str]:
@@ -276,7 +281,8 @@ def delta_dtype(base: Checkpoint) -> str:
 
 def copy(folder: Path, out: Path) -> None:
     """A model's files, and no others. Raises UsageError for one that is not a regular file of the folder."""
-    names = folders.model_files(os.listdir(folder))
+    weights = {file.name for file in weight_files(folder)}
+    names = [name for name in folders.model_files(os.listdir(folder)) if name in weights or not name.endswith(".safetensors")]
     folders.check(folder, names)
     for name in names:
         shutil.copyfile(folder / name, out / name)
