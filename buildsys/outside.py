@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from buildsys import files as hashing
 from buildsys import memory, regular
 from buildsys.action import Digest, canonical_bytes, digest_of, digest_of_files
 from buildsys.errors import BuildError, UsageError
@@ -19,6 +20,7 @@ from buildsys.store.observe import Observer
 from buildsys.tensors import checkpoints, folders
 
 _ROWS_BYTES_MAX = 4_000_000_000
+_HASHED_AT_ONCE = 1 << 30  # bytes
 
 
 def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
@@ -27,9 +29,9 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
         return parsed_rows(source, observer)["digest"]
     try:
         if isinstance(source, Folder):
-            names = files(source, observer)
-            return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
-        regular.check(source.path)
+            places = {name: f"{source.path}{os.sep}{name}" for name in files(source, observer)}
+            return digest_of_files({name: observer.derived(place, "digest", _file_digest) for name, place in places.items()})
+        regular.check(source.path, source.bytes_max)
         return observer.digest(source.path)
     except OSError as error:
         raise _unreadable(source.path, error) from error
@@ -41,7 +43,7 @@ def check(source: Folder | Text, observer: Observer) -> None:
         if isinstance(source, Folder):
             files(source, observer)
         else:
-            regular.check(source.path)
+            regular.check(source.path, source.bytes_max)
     except OSError as error:
         raise _unreadable(source.path, error) from error
 
@@ -70,6 +72,16 @@ def checked(folder: Folder, names: Iterable[str]) -> list[str]:
     names = sorted(names)
     folders.check(folder.path, names)
     return names
+
+
+def _file_digest(path: str) -> str:
+    """As `files.digest`. Weights that take long to hash are looked at first: a header costs nothing, and may not account for their size."""
+    if path.endswith(".safetensors") and os.stat(path).st_size > _HASHED_AT_ONCE:
+        try:
+            checkpoints.header(Path(path))
+        except BuildError as error:
+            raise UsageError(error.headline, error.facts, error.hint) from error
+    return hashing.digest(path)
 
 
 def _shards(path: str) -> str:

@@ -145,25 +145,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "4452eb7dc48ddaac"),
+    "adapter": (1, "5302013c81b45e9b"),
     "apart": (1, "c1834831a2573c3b"),
-    "bisect": (1, "2530b01dac713ea5"),
+    "bisect": (1, "45aa3794503e3512"),
     "check": (1, "e2a42ddd6832ae6e"),
-    "combine": (1, "610b0a126d7dd1ac"),
+    "combine": (1, "ebd894eb13e7c256"),
     "dataset": (1, "96b6e5820d857257"),
-    "evaluate": (2, "b533fc4424944083"),
-    "extract": (2, "3a2f163faedcb890"),
-    "icl": (1, "4273fe2e871f9732"),
+    "evaluate": (2, "9ab2ba4e04fe579c"),
+    "extract": (2, "ffdbc43906a3553e"),
+    "icl": (1, "d1f2ee28d22a9cbe"),
     "judge": (2, "85c49687eae21a7e"),
-    "merge": (2, "ef602cebd7233358"),
-    "model": (2, "3dbfc53b5c04ef6a"),
-    "pack": (1, "dadcb6e265ce726e"),
+    "merge": (2, "169521c85a937228"),
+    "model": (2, "2aaf873f98d9d72c"),
+    "pack": (1, "f246cb4d95e547b7"),
     "pretrain": (1, "5dc8f014f538abfc"),
     "reference": (2, "2be1a8f61c91f9ad"),
     "samples": (1, "7a63992296748541"),
-    "search": (1, "87dc6844b9efcfc9"),
-    "train": (3, "937c46f74dfcd33e"),
-    "tune": (2, "26ceebe64ef640a4"),
+    "search": (1, "d3b84de0c6fa2d32"),
+    "train": (3, "920e7aab48dcf0ce"),
+    "tune": (2, "772552af527533c1"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from buildsys import buildfile, memory
+from buildsys import buildfile, files, memory
 from buildsys.errors import BuildError
 from buildsys.examples import rows
 from buildsys.tensors import adapters, checkpoints, folders, tokens
@@ -163,6 +163,56 @@ def test_a_folder_with_one_file_of_weights_and_shards_is_refused(declared: Proje
     index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
     assert declared.build("base-one").code == 0
     assert "model-00001-of-00001.safetensors" not in os.listdir(declared.root / "cache/out/base-one")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt", "qwen.tiktoken"])
+def test_a_model_file_that_is_no_weights_and_large_is_refused_before_it_is_hashed(declared: Project, name: str) -> None:
+    file = declared.root / "one" / name
+    with open(file, "wb") as sparse:
+        sparse.truncate(300 << 30)
+    ran = declared.build("status")
+    facts = f"  file   {file}\n  has    322,122,547,200 bytes\n  limit  200,000,000 bytes\n"
+    assert (ran.code, ran.stderr) == (2, f"error: {name} is too large\n{facts}")
+
+
+def test_large_weights_that_their_header_does_not_account_for_are_refused_before_they_are_hashed(declared: Project) -> None:
+    file = declared.root / "one" / "model.safetensors"
+    size = file.stat().st_size
+    os.truncate(file, 300 << 30)
+    ran = declared.build("status")
+    facts = f"  file      {file}\n  has       322,122,547,200 bytes\n  expected  {size} bytes\n"
+    assert (ran.code, ran.stderr) == (2, f"error: the checkpoint is truncated\n{facts}hint: download or copy it again\n")
+
+
+def test_a_corpus_without_an_end_is_refused(project: Project) -> None:
+    (project.root / "c.txt").symlink_to("/proc/self/pagemap")
+    project.buildfile('[base.one]\npretrain = { corpus = "c.txt", max_steps = 1 }\n')
+    ran = project.build("status")
+    assert (ran.code, ran.stderr) == (
+        2,
+        f"error: c.txt is made up by the system, not a file on a disk\n  path  {project.root}/c.txt\n"
+        "hint: put a copy of what it says into a file\n",
+    )
+
+
+def test_a_judge_beyond_its_limit_is_refused(declared: Project) -> None:
+    declared.file("rows.jsonl").write_text(ROWS)
+    declared.file("eval.jsonl").write_text(ROWS.replace("q", "other "))
+    with open(declared.root / "judge.py", "wb") as sparse:
+        sparse.truncate(300 << 30)
+    verify = 'verify = { rows = "eval.jsonl", judge = "judge:score" }'
+    declared.buildfile(f'{BUILDFILE}[behavior.b]\nbase = "one"\nexamples = "rows.jsonl"\n{verify}\n')
+    ran = declared.build("status")
+    assert "judge.py is too large" in ran.stderr
+    assert "limit  1,000,000 bytes" in ran.stderr
+
+
+def test_a_digest_reads_no_more_than_a_file_says_it_has(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="not a file on a disk"):
+        files.digest("/proc/self/pagemap")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.digest(tmp_path / "pipe")
 
 
 def _pipe(path: Path) -> None:

@@ -31,6 +31,7 @@ _KINDS = ("safetensors", "tiktoken")  # by their ending: weights in one file or 
 MODEL_PATTERNS = [*sorted(MODEL_FILES), *(f"*.{kind}" for kind in _KINDS)]
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _NOT_A_MODEL = ("optimizer.safetensors", *ADAPTER_FILES)
+SETTINGS_BYTES_MAX = 200_000_000  # of any file of a model but its weights; the largest tokenizers have a tenth of it
 _PLAIN = re.compile(rf"\w[\w.+-]{{0,200}}\.(?:{'|'.join(_KINDS)})", re.ASCII)
 _BLOB = re.compile(r"\.\./\.\./blobs/([0-9a-f]{40}|[0-9a-f]{64})")
 
@@ -60,7 +61,7 @@ def adapter_files(names: Iterable[str]) -> list[str]:
 
 
 def check(folder: Path, names: Iterable[str]) -> None:
-    """Raises UsageError unless each name stands for a regular file of the folder itself.
+    """Raises UsageError unless each name stands for a regular file of the folder itself, and only weights are large.
 
     A link may lead to another file of the folder, or from a snapshot in the Hub's cache to a blob of the same repository;
     any other link would take a file from elsewhere into what is published.
@@ -68,11 +69,11 @@ def check(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         path = f"{folder}{os.sep}{name}"
         try:
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
+            status, limit = os.lstat(path), None if name.endswith(".safetensors") else SETTINGS_BYTES_MAX
+            if stat.S_ISLNK(status.st_mode):
                 _check_link(folder, path)
-            if not stat.S_ISREG(mode):
-                regular.check(path)
+            if not stat.S_ISREG(status.st_mode) or not status.st_size or (limit is not None and status.st_size > limit):
+                regular.check(path, limit)
         except FileNotFoundError as error:
             raise UsageError(f"file not found: {name}", [("folder", str(folder))]) from error
 
