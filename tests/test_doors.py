@@ -312,14 +312,21 @@ def test_every_file_of_an_ordinary_model_belongs_to_it() -> None:
     assert folders.model_files(names) == names
 
 
-LARGE = {"num_hidden_layers": 10**9, "hidden_size": 10**9, "vocab_size": 10**12, "num_experts": 10**6}
+LARGE = {
+    "max_seq_len": 10**8,
+    "n_positions": 60_000_000,
+    "num_hidden_layers": 10**9,
+    "hidden_size": 10**9,
+    "vocab_size": 10**12,
+    "num_experts": 10**6,
+}
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_configuration_beyond_all_size_names_its_limit(declared: Project, name: str) -> None:
     checkpoint(declared.root / "one", {"a": [1]}, {**CONFIG, "text_config": {name: LARGE[name]}})
     ran = declared.build("base-one", "-q")
-    limit = "67,108,864" if name.endswith("size") else "10,000"
+    limit = "67,108,864" if name.endswith("size") else "10,000" if name.startswith("num") else "16,777,216"
     folder = declared.root / "one"
     facts = [("folder", str(folder)), (name, f"{LARGE[name]:,}"), ("limit", limit)]
     width = max(len(head) for head, _ in facts)
@@ -353,6 +360,26 @@ def test_a_configuration_for_a_larger_model_is_refused_before_one_is_made(
         checkpoints.checked(folder)
     assert caught.value.headline == "config.json is for a larger model than the weights are of"
     assert list(caught.value.facts) == [("folder", str(folder)), *named, ("longest side of a tensor", "2")]
+
+
+@pytest.mark.parametrize("key", ["n_positions", "max_position_embeddings", "n_ctx"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_more_learned_positions_than_are_stored_are_refused_before_a_model_is_made(tmp_path: Path, key: str, stored: bool) -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 32, key: 6_000_000}
+    tensors = {"transformer.wte.weight": numpy.ones((40, 4), numpy.float32)}
+    if stored:
+        tensors["transformer.wpe.weight"] = numpy.ones((32, 4), numpy.float32)
+    folder = save(tmp_path, tensors, config)
+    with pytest.raises(BuildError) as caught:
+        checkpoints.checked(folder)
+    assert caught.value.headline == "config.json is for a larger model than the weights are of"
+    assert list(caught.value.facts) == [("folder", str(folder)), (key, "6,000,000"), ("stored positions", "32" if stored else "0")]
+
+
+def test_as_many_positions_as_are_stored_pass_and_computed_ones_are_not_compared(tmp_path: Path) -> None:
+    tensors = {"transformer.wpe.weight": numpy.ones((32, 4), numpy.float32)}
+    checkpoints.checked(save(tmp_path / "learned", tensors, {**CONFIG, "model_type": "gpt2", "n_positions": 32}))
+    checkpoints.checked(save(tmp_path / "computed", {"a": numpy.ones(2, numpy.float32)}, {**CONFIG, "max_position_embeddings": 10_485_760}))
 
 
 TEMPLATES = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from buildsys import regular, strict
 from buildsys.errors import BuildError
-from buildsys.tensors import configuration, folders
+from buildsys.tensors import configuration, folders, positions
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -212,6 +212,7 @@ def check_size(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) 
         raise BuildError("config.json has more layers than the weights have tensors", facts)
     longest = max((side for entry in checkpoint.entries.values() for side in entry.shape), default=0)
     sides = [(name, number) for name, number in configuration.numbers(config) if name in _SIDES]
+    positions.check(config, {name: checkpoint.entries[name].shape for name in checkpoint.names}, _TIMES_MAX, facts)
     heads, width = (next((number for name, number in configuration.numbers(config) if name == key), 0) for key in _HEADS)
     for name, number in [*sides, (" × ".join(_HEADS), heads * width)]:
         if number > _TIMES_MAX * longest:
