@@ -26,6 +26,7 @@ _PLAIN = re.compile(r"[^\s./\\\x00-\x1f\x7f-\x9f\ud800-\udfff][^/\\\x00-\x1f\x7f
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 RECORD_BYTES_MAX = 64 << 20  # of one record or measurement: the largest lists the numbers of 100,000 rows
 _CHUNK_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 28  # of a large file, mapped at a time: a whole one would fill the memory with what was read
 _SMALL_BYTES = 1 << 18  # a file that is read faster than it is mapped
 
 
@@ -125,10 +126,12 @@ def entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def opened(path: Path | str, flags: int) -> int:
-    """A descriptor of a regular file. Raises BuildError for a link, OSError for a pipe, a device or a folder; waits for none of them."""
+def opened(path: Path | str, flags: int, *, follow: bool = False) -> int:
+    """A descriptor of a regular file. Raises BuildError for a link unless it is to be followed, OSError for a pipe, a device or a folder;
+    waits for none of them.
+    """
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, flags | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and os.path.islink(path):
             raise linked(path) from error
@@ -154,18 +157,28 @@ def read(path: Path | str, bytes_max: int = RECORD_BYTES_MAX) -> bytes:
 
 
 def digest(path: Path | str, *, follow: bool = True) -> str:
-    """BLAKE3 of a file, on all cores once it is large. Without `follow` a link is refused, as `opened` does it."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if follow else opened(path, os.O_RDONLY)
+    """BLAKE3 of a file, on all cores once it is large. Reads no more than its size; raises OSError for a file of no size that goes on.
+
+    Without `follow` a link is refused, as `opened` does it.
+    """
+    handle = opened(path, os.O_RDONLY, follow=follow)
     try:
         size = os.fstat(handle).st_size
         hasher = blake3(max_threads=blake3.AUTO if size > 1 << 22 else 1)
         if size > _SMALL_BYTES:
-            with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as data:
-                hasher.update(data)
+            for start in range(0, size, _WINDOW_BYTES):
+                with mmap.mmap(handle, min(_WINDOW_BYTES, size - start), access=mmap.ACCESS_READ, offset=start) as data:
+                    hasher.update(data)
         else:
-            while part := os.read(handle, _SMALL_BYTES):
+            rest = size
+            while rest and (part := os.read(handle, rest)):
                 hasher.update(part)
+                rest -= len(part)
+            if not size and os.read(handle, 4096) and not os.fstat(handle).st_size:
+                raise OSError(errno.EINVAL, "not a file on a disk", os.fspath(path))
         return hasher.hexdigest()
+    except ValueError as error:  # of mmap
+        raise OSError(errno.EIO, "cut short while it was read", os.fspath(path)) from error
     finally:
         os.close(handle)
 

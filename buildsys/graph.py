@@ -46,9 +46,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Text:
-    """One text file of the user's."""
+    """One text file of the user's, and how large it may be."""
 
     path: Path
+    bytes_max: int = 4_000_000_000
 
 
 @dataclass(frozen=True)

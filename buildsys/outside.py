@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from buildsys import files as hashing
 from buildsys import memory, regular
 from buildsys.action import Digest, canonical_bytes, digest_of, digest_of_files
-from buildsys.errors import UsageError
+from buildsys.errors import BuildError, UsageError
 from buildsys.examples import rows
 from buildsys.graph import Folder, Rows, Text
 from buildsys.store.observe import Observer
-from buildsys.tensors import folders
+from buildsys.tensors import checkpoints, folders
 
 _ROWS_BYTES_MAX = 4_000_000_000
+_HASHED_AT_ONCE = 1 << 30  # bytes
 
 
 def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
@@ -27,9 +29,9 @@ def digest(source: Rows | Folder | Text, observer: Observer) -> Digest:
         return parsed_rows(source, observer)["digest"]
     try:
         if isinstance(source, Folder):
-            names = files(source, observer.names(source.path))
-            return digest_of_files({name: observer.digest(f"{source.path}{os.sep}{name}") for name in names})
-        regular.check(source.path)
+            places = {name: f"{source.path}{os.sep}{name}" for name in files(source, observer)}
+            return digest_of_files({name: observer.derived(place, "digest", _file_digest) for name, place in places.items()})
+        regular.check(source.path, source.bytes_max)
         return observer.digest(source.path)
     except OSError as error:
         raise _unreadable(source.path, error) from error
@@ -39,21 +41,55 @@ def check(source: Folder | Text, observer: Observer) -> None:
     """Raises UsageError for what `digest` would not take; reads nothing."""
     try:
         if isinstance(source, Folder):
-            files(source, observer.names(source.path))
+            files(source, observer)
         else:
-            regular.check(source.path)
+            regular.check(source.path, source.bytes_max)
     except OSError as error:
         raise _unreadable(source.path, error) from error
 
 
-def files(folder: Folder, names: Iterable[str]) -> list[str]:
+def files(folder: Folder, observer: Observer) -> list[str]:
     """Which of a folder's files belong to what it is named for.
 
-    Raises UsageError for one that is not a regular file of the folder itself.
+    Raises UsageError for one that is not a regular file of the folder itself, and for a model that has its weights twice.
     """
-    belonging = folders.adapter_files(names) if folder.adapter else folders.model_files(names)
-    folders.check(folder.path, belonging)
-    return belonging
+    names = observer.names(folder.path)
+    if folder.adapter:
+        return checked(folder, folders.adapter_files(names))
+    belonging = folders.model_files(names)
+    shards = None
+    if folders.INDEX in belonging:
+        checked(folder, [folders.INDEX])
+        shards = observer.derived(folder.path / folders.INDEX, "shards", _shards).splitlines()
+        if not shards:
+            return checked(folder, belonging)
+    weights = folders.weights(folder.path, belonging, shards)
+    return checked(folder, [name for name in belonging if name in weights or not name.endswith(".safetensors")])
+
+
+def checked(folder: Folder, names: Iterable[str]) -> list[str]:
+    """The names, sorted. Raises UsageError for one that is not a regular file of the folder itself."""
+    names = sorted(names)
+    folders.check(folder.path, names)
+    return names
+
+
+def _file_digest(path: str) -> str:
+    """As `files.digest`. Weights that take long to hash are looked at first: a header costs nothing, and may not account for their size."""
+    if path.endswith(".safetensors") and os.stat(path).st_size > _HASHED_AT_ONCE:
+        try:
+            checkpoints.header(Path(path))
+        except BuildError as error:
+            raise UsageError(error.headline, error.facts, error.hint) from error
+    return hashing.digest(path)
+
+
+def _shards(path: str) -> str:
+    """What an index names, a line each; nothing where it is none: whoever opens the model says what is wrong with it."""
+    try:
+        return "\n".join(checkpoints.weight_names(Path(path)))
+    except BuildError:
+        return ""
 
 
 def picked_rows(source: Rows) -> list[rows.Row]:

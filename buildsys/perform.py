@@ -103,7 +103,7 @@ class Performer:
         source = step.inputs.get(role) if role else None
         if not isinstance(source, Folder):
             return {}
-        places = [source.path / name for name in outside.files(source, self._observer.names(source.path))]
+        places = [source.path / name for name in outside.files(source, self._observer)]
         return {place.name: (self._observer.digest(place), self._observer.size(place) or 0) for place in places}
 
 

@@ -244,7 +244,7 @@ def content(graph: Graph, target: Target, artifacts: Mapping[str, Artifact], res
     links: dict[str, Path] = {}
     for source in step.inputs.values():
         if artifact.references and isinstance(source, Folder):
-            links = {name: source.path / name for name in outside.files(source, artifact.references)}
+            links = {name: source.path / name for name in outside.checked(source, artifact.references)}
     if target.kind == "merged" or (target.kind == "base" and not links):
         return Content(artifact.files, links, {MODEL_CARD: _card(target, step, artifacts, resolved)})
     return Content(artifact.files, links)

@@ -45,7 +45,7 @@ def _folder(graph: Graph, source: Source | tuple[Source, ...]) -> Folder | None:
 
 def _headers(folder: Folder, observer: Observer) -> list[str]:
     """What tells the tensors of two folders apart, and their tokenizers: read again only when a file changes."""
-    names = outside.files(folder, observer.names(folder.path))
+    names = outside.files(folder, observer)
     headers = [observer.derived(folder.path / name, "header", _header) for name in names if name.endswith(".safetensors")]
     return headers + [observer.digest(folder.path / name) for name in names if name in _TOKENS]
 

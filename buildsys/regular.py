@@ -17,10 +17,11 @@ _KINDS = {
 }
 
 
-def check(path: Path | str) -> int:
-    """The size of a regular file, links followed. Opens nothing.
+def check(path: Path | str, bytes_max: int | None = None) -> int:
+    """The size of a regular file, links followed. Opens none but one that says it is empty.
 
-    Raises UsageError for anything else that stands there, a link to nothing included; OSError where nothing does.
+    Raises UsageError for anything else that stands there, a link to nothing included, and for a file of more than `bytes_max` bytes;
+    OSError where nothing stands.
     """
     try:
         status = os.stat(path)
@@ -32,7 +33,20 @@ def check(path: Path | str) -> int:
     except ValueError as error:  # a NUL in its name
         raise UsageError(f"{os.fspath(path)!r} is not a path", [("reason", str(error))]) from error
     _check_mode(path, status.st_mode)
+    if bytes_max is not None and status.st_size > bytes_max:
+        raise too_large(path, status.st_size, bytes_max)
+    if not status.st_size and not status.st_blocks:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_empty(path, handle)
+        finally:
+            os.close(handle)
     return status.st_size
+
+
+def too_large(path: Path | str, size: int, bytes_max: int) -> UsageError:
+    facts = [("file", str(path)), ("has", f"{size:,} bytes"), ("limit", f"{bytes_max:,} bytes")]
+    return UsageError(f"{Path(path).name} is too large", facts)
 
 
 def read(path: Path | str, bytes_max: int) -> bytes:
@@ -43,9 +57,15 @@ def read(path: Path | str, bytes_max: int) -> bytes:
         status = os.fstat(handle)
         _check_mode(path, status.st_mode)
         if status.st_size > bytes_max:
-            facts = [("file", str(path)), ("has", f"{status.st_size:,} bytes"), ("limit", f"{bytes_max:,} bytes")]
-            raise UsageError(f"{Path(path).name} is too large", facts)
+            raise too_large(path, status.st_size, bytes_max)
         return file.read(status.st_size)  # what is written to it meanwhile changes its signature, and it is read again
+
+
+def _check_empty(path: Path | str, handle: int) -> None:
+    """What the system makes up as it is read has no size, and may have no end: the files of /proc."""
+    if os.read(handle, 4096) and not os.fstat(handle).st_size:
+        facts, hint = [("path", str(path))], "put a copy of what it says into a file"
+        raise UsageError(f"{Path(path).name} is made up by the system, not a file on a disk", facts, hint)
 
 
 def _check_mode(path: Path | str, mode: int) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildsys import outside, rules
+from buildsys import outside, regular, rules
 from buildsys.examples import templates
 from buildsys.graph import Folder, Graph, Output, Rows, Step
 from buildsys.rules import DATE
 from buildsys.store.cache import Cache
 from buildsys.store.observe import Observer
 from buildsys.store.records import Artifact
+from buildsys.tensors import folders
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Rendering:
 
     def _file_reads_clock(self, step: str, artifact: Artifact, name: str) -> bool:
         def look(path: str) -> str:
-            return "clock" if templates.reads_clock(name, Path(path).read_bytes()) else ""
+            return "clock" if templates.reads_clock(name, regular.read(path, folders.SETTINGS_BYTES_MAX)) else ""
 
         path = self._path(step, artifact, name)
         if self.observer.size(path) is None:

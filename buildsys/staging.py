@@ -70,7 +70,7 @@ class Stage:
         self.cache.staged(artifact, place)
         for source in step.sources():
             if isinstance(source, Folder):
-                for name in outside.files(source, artifact.references):
+                for name in outside.checked(source, artifact.references):
                     (place / name).symlink_to(source.path / name)
         for role in getattr(rules.get(step.rule), "CARRIES", ()):
             carried = step.inputs[role]
@@ -82,7 +82,7 @@ class Stage:
         if isinstance(source, Text):
             yield source.path
         elif isinstance(source, Folder):
-            yield from (source.path / name for name in outside.files(source, self.observer.names(source.path)))
+            yield from (source.path / name for name in outside.files(source, self.observer))
         elif isinstance(source, Output):
             step = self.graph.steps[source.step]
             carried = [step.inputs[role] for role in getattr(rules.get(step.rule), "CARRIES", ())]

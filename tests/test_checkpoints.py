@@ -113,7 +113,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "infinity": (lambda folder: checkpoint(folder, {"a": [float("-inf")]}), "error: base-one: tensor 'a' is not finite\n"),
     "missing shard": (
-        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001.safetensors"}}'),
+        lambda folder: (
+            (folder / "model.safetensors")
+            .rename(folder / "model.safetensors.index.json")
+            .write_text('{"weight_map": {"a": "model-00001.safetensors"}}')
+        ),
         "error: base-one: a shard is missing\n",
     ),
     "no config": (lambda folder: (folder / "config.json").unlink(), "error: base-one: the folder is not a model\n"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from buildsys import buildfile, memory
+from buildsys import buildfile, files, memory
 from buildsys.errors import BuildError
 from buildsys.examples import rows
 from buildsys.tensors import adapters, checkpoints, folders, tokens
@@ -135,6 +135,86 @@ def test_shards_keep_their_names_and_are_all_hashed(declared: Project) -> None:
     assert declared.build("status").stdout == "stale  base-one  folder changed\n"
 
 
+def test_safetensors_files_beside_the_weights_are_not_part_of_the_model(declared: Project) -> None:
+    for name in ("extra", "model-00001-of-00001"):
+        save(declared.root / "one", {"b": numpy.ones(2, numpy.float32)}, file=name)
+    assert declared.build("base-one").code == 0
+    assert sorted(os.listdir(declared.root / "cache/out/base-one")) == ["config.json", "model.safetensors"]
+    assert declared.build("export", "base-one", "shipped").code == 0
+    assert sorted(os.listdir(declared.root / "shipped")) == ["config.json", "model.safetensors"]
+    save(declared.root / "one", {"b": numpy.zeros(2, numpy.float32)}, file="extra")
+    assert declared.build("status").stdout == "fresh  base-one\n"
+
+
+def test_a_folder_with_one_file_of_weights_and_shards_is_refused(declared: Project) -> None:
+    folder = declared.root / "one"
+    save(folder, {"a": numpy.ones(2, numpy.float32)}, file="model-00001-of-00001")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    ran = declared.build("base-one")
+    assert (ran.code, ran.stderr) == (
+        2,
+        "error: the folder has two models\n"
+        f"  folder  {folder}\n"
+        "  first   model.safetensors\n"
+        "  second  the shards of model.safetensors.index.json\n"
+        "hint: remove the one that is not meant\n",
+    )
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    assert declared.build("base-one").code == 0
+    assert "model-00001-of-00001.safetensors" not in os.listdir(declared.root / "cache/out/base-one")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt", "qwen.tiktoken"])
+def test_a_model_file_that_is_no_weights_and_large_is_refused_before_it_is_hashed(declared: Project, name: str) -> None:
+    file = declared.root / "one" / name
+    with open(file, "wb") as sparse:
+        sparse.truncate(300 << 30)
+    ran = declared.build("status")
+    facts = f"  file   {file}\n  has    322,122,547,200 bytes\n  limit  200,000,000 bytes\n"
+    assert (ran.code, ran.stderr) == (2, f"error: {name} is too large\n{facts}")
+
+
+def test_large_weights_that_their_header_does_not_account_for_are_refused_before_they_are_hashed(declared: Project) -> None:
+    file = declared.root / "one" / "model.safetensors"
+    size = file.stat().st_size
+    os.truncate(file, 300 << 30)
+    ran = declared.build("status")
+    facts = f"  file      {file}\n  has       322,122,547,200 bytes\n  expected  {size} bytes\n"
+    assert (ran.code, ran.stderr) == (2, f"error: the checkpoint is truncated\n{facts}hint: download or copy it again\n")
+
+
+def test_a_corpus_without_an_end_is_refused(project: Project) -> None:
+    (project.root / "c.txt").symlink_to("/proc/self/pagemap")
+    project.buildfile('[base.one]\npretrain = { corpus = "c.txt", max_steps = 1 }\n')
+    ran = project.build("status")
+    assert (ran.code, ran.stderr) == (
+        2,
+        f"error: c.txt is made up by the system, not a file on a disk\n  path  {project.root}/c.txt\n"
+        "hint: put a copy of what it says into a file\n",
+    )
+
+
+def test_a_judge_beyond_its_limit_is_refused(declared: Project) -> None:
+    declared.file("rows.jsonl").write_text(ROWS)
+    declared.file("eval.jsonl").write_text(ROWS.replace("q", "other "))
+    with open(declared.root / "judge.py", "wb") as sparse:
+        sparse.truncate(300 << 30)
+    verify = 'verify = { rows = "eval.jsonl", judge = "judge:score" }'
+    declared.buildfile(f'{BUILDFILE}[behavior.b]\nbase = "one"\nexamples = "rows.jsonl"\n{verify}\n')
+    ran = declared.build("status")
+    assert "judge.py is too large" in ran.stderr
+    assert "limit  1,000,000 bytes" in ran.stderr
+
+
+def test_a_digest_reads_no_more_than_a_file_says_it_has(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="not a file on a disk"):
+        files.digest("/proc/self/pagemap")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.digest(tmp_path / "pipe")
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -232,14 +312,21 @@ def test_every_file_of_an_ordinary_model_belongs_to_it() -> None:
     assert folders.model_files(names) == names
 
 
-LARGE = {"num_hidden_layers": 10**9, "hidden_size": 10**9, "vocab_size": 10**12, "num_experts": 10**6}
+LARGE = {
+    "max_seq_len": 10**8,
+    "n_positions": 60_000_000,
+    "num_hidden_layers": 10**9,
+    "hidden_size": 10**9,
+    "vocab_size": 10**12,
+    "num_experts": 10**6,
+}
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_configuration_beyond_all_size_names_its_limit(declared: Project, name: str) -> None:
     checkpoint(declared.root / "one", {"a": [1]}, {**CONFIG, "text_config": {name: LARGE[name]}})
     ran = declared.build("base-one", "-q")
-    limit = "67,108,864" if name.endswith("size") else "10,000"
+    limit = "67,108,864" if name.endswith("size") else "10,000" if name.startswith("num") else "16,777,216"
     folder = declared.root / "one"
     facts = [("folder", str(folder)), (name, f"{LARGE[name]:,}"), ("limit", limit)]
     width = max(len(head) for head, _ in facts)
@@ -273,6 +360,26 @@ def test_a_configuration_for_a_larger_model_is_refused_before_one_is_made(
         checkpoints.checked(folder)
     assert caught.value.headline == "config.json is for a larger model than the weights are of"
     assert list(caught.value.facts) == [("folder", str(folder)), *named, ("longest side of a tensor", "2")]
+
+
+@pytest.mark.parametrize("key", ["n_positions", "max_position_embeddings", "n_ctx"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_more_learned_positions_than_are_stored_are_refused_before_a_model_is_made(tmp_path: Path, key: str, stored: bool) -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 32, key: 6_000_000}
+    tensors = {"transformer.wte.weight": numpy.ones((40, 4), numpy.float32)}
+    if stored:
+        tensors["transformer.wpe.weight"] = numpy.ones((32, 4), numpy.float32)
+    folder = save(tmp_path, tensors, config)
+    with pytest.raises(BuildError) as caught:
+        checkpoints.checked(folder)
+    assert caught.value.headline == "config.json is for a larger model than the weights are of"
+    assert list(caught.value.facts) == [("folder", str(folder)), (key, "6,000,000"), ("stored positions", "32" if stored else "0")]
+
+
+def test_as_many_positions_as_are_stored_pass_and_computed_ones_are_not_compared(tmp_path: Path) -> None:
+    tensors = {"transformer.wpe.weight": numpy.ones((32, 4), numpy.float32)}
+    checkpoints.checked(save(tmp_path / "learned", tensors, {**CONFIG, "model_type": "gpt2", "n_positions": 32}))
+    checkpoints.checked(save(tmp_path / "computed", {"a": numpy.ones(2, numpy.float32)}, {**CONFIG, "max_position_embeddings": 10_485_760}))
 
 
 TEMPLATES = {

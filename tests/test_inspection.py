@@ -68,6 +68,32 @@ def test_a_trim_shows_what_it_dropped(declared: Project) -> None:
     assert trimmed == {"formal": pytest.approx(1 / 4), "polite": pytest.approx(1 / 2)}
 
 
+@pytest.mark.parametrize("path", ["release", "release/sub", "inner/release/sub", "release/../sub"])
+def test_an_export_goes_through_no_link_of_the_project(declared: Project, tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
+    away = tmp_path_factory.mktemp("away")
+    (declared.root / "inner").mkdir()
+    link = declared.root / ("inner/release" if path.startswith("inner") else "release")
+    link.symlink_to(away)
+    assert declared.build("merged-m").code == 0
+    ran = declared.build("export", "merged-m", path)
+    assert (ran.code, ran.stderr) == (
+        2,
+        "error: release is a link of the project, and nothing is exported through one\n"
+        f"  link         {link}\n  destination  {away}\nhint: name another folder\n",
+    )
+    assert list(away.iterdir()) == []
+    assert not (away.parent / "sub").exists()
+
+
+def test_an_export_follows_links_outside_of_the_project(declared: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    away = tmp_path_factory.mktemp("away")
+    (away / "disk").mkdir()
+    (away / "link").symlink_to("disk")
+    assert declared.build("merged-m").code == 0
+    assert declared.build("export", "merged-m", str(away / "link/model")).code == 0
+    assert (away / "disk/model/model.safetensors").exists()
+
+
 def test_an_export_is_a_folder_of_its_own(declared: Project) -> None:
     out = declared.root / "away" / "model"
     ran = declared.build("export", "merged-m", str(out))

@@ -1,6 +1,7 @@
 """The memory graph as specification: `build graph`, strict mapping, nodes that hold their examples, `build add behavior`."""
 
 import json
+import os
 
 import pytest
 
@@ -176,6 +177,48 @@ def test_a_behaviour_that_would_be_wrong_changes_no_file(specified: Project, arg
     assert ran.code == 2
     assert expected in ran.stderr
     assert files() == before
+
+
+def test_nothing_is_written_outside_of_the_project(specified: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    away = tmp_path_factory.mktemp("away")
+    (away / "note.md").write_text("---\nid: note\naspects: [a]\n---\nprivate\n")
+    (specified.root / "memory/n.md").symlink_to(away / "note.md")
+    before = (specified.root / "Buildfile.toml").read_text()
+    ran = specified.build("add", "behavior", "calm", "--node", "note#b", "--examples", "more.jsonl")
+    assert (ran.code, ran.stderr) == (
+        2,
+        "error: n.md is a link, and nothing is written through one\n"
+        f"  link         {specified.root}/memory/n.md\n  destination  {away}/note.md\nhint: write it by hand\n",
+    )
+    (specified.root / "memory/n.md").unlink()
+    text = before.replace("memory/*.md", f"{os.path.relpath(away, specified.root)}/new/*.md").replace('node     = "core#voice"\n', "")
+    specified.buildfile(text)
+    ran = specified.build("add", "behavior", "calm", "--node", "quiet", "--examples", "more.jsonl")
+    assert (ran.code, ran.stderr) == (
+        2,
+        "error: quiet.md is outside of the project, where nothing is written\n"
+        f"  folder   {away}/new\n  project  {specified.root}\nhint: write it by hand\n",
+    )
+    assert [path.name for path in away.iterdir()] == ["note.md"]
+    assert (away / "note.md").read_text() == "---\nid: note\naspects: [a]\n---\nprivate\n"
+    assert (specified.root / "Buildfile.toml").read_text() == text
+
+
+def test_a_linked_buildfile_is_not_edited(specified: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("away") / "other.toml"
+    (specified.root / "Buildfile.toml").rename(other)
+    (specified.root / "Buildfile.toml").symlink_to(other)
+    before = other.read_text()
+    ran = specified.build("add", "behavior", "calm", "--node", "quiet", "--examples", "more.jsonl")
+    assert ran.stderr.startswith("error: Buildfile.toml is a link, and nothing is written through one\n")
+    assert (ran.code, other.read_text(), (specified.root / "memory/quiet.md").exists()) == (2, before, False)
+
+
+def test_a_folder_made_for_a_node_goes_again_when_the_behavior_is_wrong(specified: Project) -> None:
+    text = (specified.root / "Buildfile.toml").read_text()
+    specified.buildfile(text.replace("memory/*.md", "new/nodes/*.md").replace('node     = "core#voice"\n', ""))
+    assert specified.build("add", "behavior", "calm", "--node", "quiet", "--examples", "absent.jsonl").code == 2
+    assert not (specified.root / "new").exists()
 
 
 def test_a_table_is_never_written_into_a_text(specified: Project) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
 import tomli
 import tomlkit
 
-from buildsys import buildfile, declared, memory
-from buildsys.errors import BuildError, UsageError, os_failure
+from buildsys import buildfile, declared, files, memory, regular
+from buildsys.errors import UsageError, os_failure
 from buildsys.store.cache import Cache
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -30,25 +32,59 @@ def behavior(root: Path, name: str, node: str, examples: str, rows: str | None, 
     for kind in ("behavior", "vector"):
         if name in file.known[kind]:
             raise UsageError(f"there is a {kind} '{name}' already", hint=f"its table is [{kind}.{name}]")
-    before = file.source.encode()
     table = {"node": node, **({"base": base} if base else {}), "examples": examples, **({"verify": {"rows": rows}} if rows else {})}
     after = _with(file.source, name, table).encode()
     pattern = file.graph.nodes
     if pattern is None:
         raise UsageError("there is no memory graph", hint='set [graph] nodes = "memory/*.md"')
     try:
+        _check_place(root, place)
         written = _specified(root, pattern, node)
-        place.write_bytes(after)
-        try:
-            declared.graph(buildfile.read(place), Cache.open(root / "cache").observer())
-        except BuildError:
-            place.write_bytes(before)
-            for path, old in written.items():
-                path.unlink() if old is None else path.write_bytes(old)
-            raise
+        _write_all(root, {**written, place: after})
     except OSError as error:
         raise os_failure(error, f"{place} could not be written") from error
     return {"behavior": name, "node": node, "wrote": [str(place), *map(str, written)], "targets": [f"vector-{name}", f"verified-{name}"]}
+
+
+def _check_place(root: Path, path: Path) -> None:
+    """Raises UsageError unless a path is inside the project, whatever links lead to it, and a file or nothing stands there."""
+    folder = os.path.realpath(path.parent)
+    if not Path(folder).is_relative_to(os.path.realpath(root)):
+        facts = [("folder", folder), ("project", str(root))]
+        raise UsageError(f"{path.name} is outside of the project, where nothing is written", facts, "write it by hand")
+    if os.path.islink(path):
+        facts = [("link", str(path)), ("destination", os.readlink(path))]
+        raise UsageError(f"{path.name} is a link, and nothing is written through one", facts, "write it by hand")
+    if os.path.lexists(path):
+        regular.check(path)
+
+
+def _write_all(root: Path, texts: dict[Path, bytes]) -> None:
+    """Each file whole. Where one cannot be written, or the project has problems then, all of it is as it was before."""
+    before = {path: (files.read(path), path.stat().st_mode) if os.path.lexists(path) else None for path in texts}
+    made: list[Path] = []
+    written: list[Path] = []
+    try:
+        for path, text in texts.items():
+            for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+                folder.mkdir()
+                made.append(folder)
+            _write(path, text, before[path])
+            written.append(path)
+        declared.graph(buildfile.read(root / "Buildfile.toml"), Cache.open(root / "cache").observer())
+    except BaseException:
+        for path in written:
+            old = before[path]
+            path.unlink() if old is None else _write(path, old[0], old)
+        for folder in reversed(made):
+            folder.rmdir()
+        raise
+
+
+def _write(path: Path, text: bytes, old: tuple[bytes, int] | None) -> None:
+    files.write_whole(path, text, flush=True)
+    if old is not None:
+        path.chmod(stat.S_IMODE(old[1]))
 
 
 def _with(source: str, name: str, table: dict[str, Any]) -> str:
@@ -88,17 +124,16 @@ def _after_last(source: str) -> list[int]:
     return [sum(map(len, lines[:end]))]
 
 
-def _specified(root: Path, pattern: str, node: str) -> dict[Path, bytes | None]:
-    """See to it that a node, or an aspect of one, is in the memory graph: the files written, and what was in them (None: nothing)."""
+def _specified(root: Path, pattern: str, node: str) -> dict[Path, bytes]:
+    """What has to be written for a node, or an aspect of one, to be in the memory graph. Raises as `_check_place` does."""
     id_, _, aspect = node.partition("#")
     nodes = memory.read(root, pattern, Cache.open(root / "cache").observer())
     if node in [name for one in nodes.values() for name in one.names()]:
         return {}
     if id_ in nodes:
         path = nodes[id_].path
-        old = path.read_bytes()
-        path.write_bytes(_with_aspect(old.decode(), [*nodes[id_].aspects, aspect]).encode())
-        return {path: old}
+        _check_place(root, path)
+        return {path: _with_aspect(files.read(path).decode(), [*nodes[id_].aspects, aspect]).encode()}
     path = root / Path(pattern).parent / f"{id_}.md"
     if path.exists() or not _NAME.fullmatch(id_) or glob.has_magic(str(Path(pattern).parent)):
         raise UsageError(
@@ -106,10 +141,9 @@ def _specified(root: Path, pattern: str, node: str) -> dict[Path, bytes | None]:
             [("file", str(path))],
             "write it by hand: its name decides no more than its id",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(root, path)
     aspects = f"aspects: [{aspect}]\n" if aspect else ""
-    path.write_text(f"---\nid: {id_}\n{aspects}links: []\n---\n")
-    return {path: None}
+    return {path: f"---\nid: {id_}\n{aspects}links: []\n---\n".encode()}
 
 
 def _with_aspect(text: str, aspects: list[str]) -> str:

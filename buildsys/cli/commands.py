@@ -169,5 +169,5 @@ def export(target: str, directory: str, form: str, rank: int | None, folder: str
     project, plan = planned(folder, (target,))
     if (form == "lora") != (rank is not None):
         raise UsageError("--format lora and --rank go together", hint="--rank 16 is a common choice; the energy kept is reported")
-    found = exports.export(project, plan, plan.selected[0], (Path(folder) / directory).resolve(), rank)
+    found = exports.export(project, plan, plan.selected[0], exports.destination(project.root, Path(folder) / directory), rank)
     show_data({"exit": 0, **found}, exports.text(found), as_json)

@@ -18,6 +18,19 @@ from buildsys.plan import Plan
 from buildsys.staging import Stage
 
 
+def destination(root: Path, path: Path) -> Path:
+    """Where an export to a path goes, links outside of the project followed: they are the user's own.
+
+    Raises UsageError for a link of the project on the way: whoever wrote the project chose where it leads.
+    """
+    path = Path.cwd() / path
+    for place in (*reversed(path.parents), path):
+        if os.path.islink(place) and Path(os.path.realpath(place.parent)).is_relative_to(os.path.realpath(root)):
+            facts = [("link", str(place)), ("destination", os.readlink(place))]
+            raise UsageError(f"{place.name} is a link of the project, and nothing is exported through one", facts, "name another folder")
+    return Path(os.path.realpath(path))
+
+
 def export(project: Project, plan: Plan, target: str, directory: Path, rank: int | None) -> dict[str, Any]:
     """Write a folder that nothing in the cache shares, and say what is in it.
 

@@ -16,6 +16,8 @@ from buildsys.graph import Output, Rows, Step, Target, Text, Value
 from buildsys.rules import search
 from buildsys.tables.verify import Control, Measure, Verify
 
+_CODE_BYTES_MAX = 1_000_000  # of a file of Python
+
 
 def evaluation_set(
     reader: Reader, where: Where, given: Measure, metric: str, max_length: int, template_date: str, rows: Rows | Output | None, shape: str
@@ -38,7 +40,7 @@ def evaluation_set(
         spec["generate"] = given.generate.model_dump() if given.generate is not None else {}
     if given.judge is not None:
         name = f"{given.judge.partition(':')[0].replace('.', '/')}.py"
-        files, spec["judge"] = (Text(reader.place(name)),), given.judge
+        files, spec["judge"] = (Text(reader.place(name), _CODE_BYTES_MAX),), given.judge
         spec["files"] = [name]
         if reader.observer.size(files[0].path) is None:
             reader.file.problem((*where, "judge"), f"'{name}' is not there", "a judge is a function of a file beside the Buildfile")
@@ -61,7 +63,9 @@ def evaluation_set(
                 if wrong := reader.observer.derived(named[name], "task definition", tasks.problem):
                     line, _, text = wrong.partition(" ")
                     reader.file.problem((*where, "lm_eval"), f"line {line} of {name} {text}", "put what a task reads into its folder")
-            files = tuple(Text(named[name]) for name in spec["files"])
+            files = tuple(Text(named[name], _CODE_BYTES_MAX) if name.endswith(".py") else Text(named[name]) for name in spec["files"])
+            for file in files:
+                reader.check(file)
     return EvaluationSet(spec, {"metric": metric, "contains": given.texts(), "regex": given.regex or ""}, rows, files)
 
 

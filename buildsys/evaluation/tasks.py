@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from buildsys import hub
+from buildsys import hub, regular
 from buildsys.errors import BuildError
 
 if TYPE_CHECKING:
     from buildsys.rules.evaluate import Task
 
 BYTES_MAX = 1 << 16  # of one definition
+_INCLUDED_BYTES_MAX = 10_000_000  # of one of lm-eval's own, which hold whole examples
+_CARD_BYTES_MAX = 10_000_000  # of the card of a data set
 VALUES_MAX = 100_000  # of one definition, repeated ones counted as often as they are repeated
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FUNCTION = re.compile(r"\w+([./]\w+)*\.\w+")
@@ -51,11 +53,10 @@ def problem(path: str) -> str:
 
     Refused are files outside its folder, Python objects, and keys that read data which no key knows.
     """
-    data = Path(path).read_bytes()
-    if len(data) > BYTES_MAX:
+    if regular.check(path) > BYTES_MAX:
         return f"1 is of a file above {BYTES_MAX >> 10} KiB"
     try:
-        nodes = _nodes(_composed(data))
+        nodes = _nodes(_composed(regular.read(path, BYTES_MAX)))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
         return f"{line} is not YAML: {error.problem}"
@@ -138,7 +139,7 @@ def _included(path: Path, root: Path, trail: list[Path]) -> dict[str, Any]:
         pass
 
     Loader.add_constructor("!function", lambda loader, node: Function(path.parent, str(node.value)))
-    own = yaml.load(path.read_bytes(), Loader=Loader)
+    own = yaml.load(regular.read(path, _INCLUDED_BYTES_MAX), Loader=Loader)
     if not isinstance(own, dict):
         raise BuildError("a task's definition is not a table", [("file", path.name)])
     includes = own.pop("include", [])
@@ -216,7 +217,7 @@ def _downloaded(task: Task, repository: str, revision: Any, where: Mapping[str, 
             raise _refused(task, "reads a file outside its data set", ("data set", repository), ("file", name))
     folder = hub.snapshot("dataset", repository, revision, _FILES)
     card = folder / "README.md"
-    front = card.read_text(encoding="utf-8", errors="replace").split("---", 2) if card.is_file() else []
+    front = regular.read(card, _CARD_BYTES_MAX).decode(errors="replace").split("---", 2) if card.is_file() else []
     try:
         root = _composed(front[1].encode()) if len(front) == 3 and not front[0].strip() else None
         described = {} if root is None else yaml.SafeLoader("").construct_document(root)

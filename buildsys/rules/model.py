@@ -8,7 +8,7 @@ from typing import Any
 from buildsys.progress import Progress
 from buildsys.rules import Inputs, Strict
 
-VERSION = 1
+VERSION = 2
 ROLES = {"folder": "a Hugging Face folder of the user's"}
 PRELOAD = ("numpy",)
 FLUSH = False

@@ -19,7 +19,7 @@ from buildsys.store.stat_cache import StatCache
 
 _UNPACK = struct.Struct("<qqqqqQ").unpack
 _TICK = 20_000_000  # ns; the coarsest step of a clock behind a fine-grained timestamp
-_GLOB_SECONDS = 20.0
+_GLOB_SECONDS = 3.0
 _COARSE_TICK = 2_000_000_000  # ns; of a file system that keeps whole seconds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from buildsys import regular, strict
 from buildsys.errors import BuildError
-from buildsys.tensors import configuration, folders
+from buildsys.tensors import configuration, folders, positions
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -80,14 +80,14 @@ class Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: one, or the shards of its index."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    """The safetensors files of a model: one, or the shards of its index. Raises as `folders.weights` does, and BuildError for none."""
+    index, single = folder / folders.INDEX, folder / folders.WEIGHTS
     if os.path.lexists(index):
-        shards = parsed_index(regular.read(index, _INDEX_BYTES_MAX), index)
+        shards = weight_names(index)
         missing = [name for name in shards if not os.path.lexists(folder / name)]
         if missing:
             raise BuildError("a shard is missing", [("folder", str(folder)), ("shard", missing[0])], "download it again")
-        return [folder / name for name in shards]
+        return [folder / name for name in folders.weights(folder, [folders.WEIGHTS] if os.path.lexists(single) else [], shards)]
     if os.path.lexists(single):
         return [single]
     pickles = sorted(name for name in os.listdir(folder) if name.endswith(_PICKLES)) if folder.is_dir() else []
@@ -98,6 +98,11 @@ def weight_files(folder: Path) -> list[Path]:
             "save the model again with save_pretrained, which writes safetensors",
         )
     raise BuildError("the folder has no weights", [("folder", str(folder)), ("expected", "model.safetensors")])
+
+
+def weight_names(index: Path) -> list[str]:
+    """As `parsed_index`, of a file."""
+    return parsed_index(regular.read(index, _INDEX_BYTES_MAX), index)
 
 
 def parsed_index(data: bytes, file: Path) -> list[str]:
@@ -207,6 +212,7 @@ def check_size(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) 
         raise BuildError("config.json has more layers than the weights have tensors", facts)
     longest = max((side for entry in checkpoint.entries.values() for side in entry.shape), default=0)
     sides = [(name, number) for name, number in configuration.numbers(config) if name in _SIDES]
+    positions.check(config, {name: checkpoint.entries[name].shape for name in checkpoint.names}, _TIMES_MAX, facts)
     heads, width = (next((number for name, number in configuration.numbers(config) if name == key), 0) for key in _HEADS)
     for name, number in [*sides, (" × ".join(_HEADS), heads * width)]:
         if number > _TIMES_MAX * longest:
@@ -276,7 +282,8 @@ def delta_dtype(base: Checkpoint) -> str:
 
 def copy(folder: Path, out: Path) -> None:
     """A model's files, and no others. Raises UsageError for one that is not a regular file of the folder."""
-    names = folders.model_files(os.listdir(folder))
+    weights = {file.name for file in weight_files(folder)}
+    names = [name for name in folders.model_files(os.listdir(folder)) if name in weights or not name.endswith(".safetensors")]
     folders.check(folder, names)
     for name in names:
         shutil.copyfile(folder / name, out / name)

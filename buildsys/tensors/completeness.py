@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from buildsys import regular
+
+_INDEX_BYTES_MAX = 100_000_000
 _SETTINGS = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")  # without tokenizer.json
 
@@ -26,6 +29,6 @@ def _weights(folder: Path) -> list[str]:
     if not index.is_file():
         return ["model.safetensors"]
     try:
-        return sorted(set(map(str, json.loads(index.read_bytes())["weight_map"].values())))
+        return sorted(set(map(str, json.loads(regular.read(index, _INDEX_BYTES_MAX))["weight_map"].values())))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return []  # whoever opens the model says what is wrong with it

@@ -13,9 +13,12 @@ from buildsys import regular, strict
 from buildsys.errors import BuildError
 
 _BYTES_MAX = 10_000_000
-_COUNT_MAX, _SIDE_MAX = 10_000, 1 << 26
+_COUNT_MAX, _SIDE_MAX, _POSITIONS_MAX = 10_000, 1 << 26, 1 << 24
 _COUNT = re.compile(r"(?:^|.*_)(?:layers?|blocks|heads?|experts|stages)")  # keys of a configuration that say how many modules there are
 _SIDE = re.compile(r"(?:^|.*_)(?:size|dim|embd|inner|width|rank|positions|embeddings)")  # and those that say how large they are
+_POSITIONS = re.compile(  # and those that say how many tokens it can be given at most
+    r"(?:.*_)?(?:positions?|position_embeddings|ctx|ctx_len|ctx_length|context|context_len|context_length|seq_len|seq_length|sequence_length)"
+)
 
 
 class Configuration(BaseModel):
@@ -46,12 +49,18 @@ def parsed(data: bytes, folder: Path) -> dict[str, Any]:
     facts = [("folder", str(folder))]
     settings = strict.parsed_json(data, "config.json", _BYTES_MAX, facts=facts, nan=True)
     strict.validated(Configuration, settings, "config.json", facts)
+    limits = ((_COUNT, _COUNT_MAX), (_POSITIONS, _POSITIONS_MAX), (_SIDE, _SIDE_MAX))
     for name, number in numbers(settings):
-        limit = _COUNT_MAX if _COUNT.fullmatch(name) else _SIDE_MAX if _SIDE.fullmatch(name) else None
+        limit = next((limit for names, limit in limits if names.fullmatch(name)), None)
         if limit is not None and abs(number) > limit:
             facts += [(name, strict.shortened(f"{number:,}", 40)), ("limit", f"{limit:,}")]
             raise BuildError("config.json describes a model that is too large", facts)
     return settings
+
+
+def positions(settings: Any) -> Iterator[tuple[str, int | float]]:
+    """(key, number) of every number in a configuration that says how many tokens the model can be given."""
+    return ((name, number) for name, number in numbers(settings) if _POSITIONS.fullmatch(name))
 
 
 def numbers(value: Any) -> Iterator[tuple[str, int | float]]:

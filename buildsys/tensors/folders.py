@@ -1,6 +1,7 @@
 """Which files of a folder are a model or an adapter: the one list that is read, hashed, copied into outputs, exported and fetched.
 
 Every other entry (licenses, pickles, `.git`, folders, `additional_chat_templates/` among them) is not part of it and is not opened.
+Of the safetensors files only the weights are: what loads the folder elsewhere must find no other model in it than the one that was built.
 """
 
 from __future__ import annotations
@@ -25,17 +26,33 @@ MODEL_FILES = frozenset((
 ))  # fmt: skip
 """What transformers reads for a causal language model: its configurations, and every file that a tokenizer class of it names."""
 
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 _KINDS = ("safetensors", "tiktoken")  # by their ending: weights in one file or shards, a vocabulary of tiktoken's
 MODEL_PATTERNS = [*sorted(MODEL_FILES), *(f"*.{kind}" for kind in _KINDS)]
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _NOT_A_MODEL = ("optimizer.safetensors", *ADAPTER_FILES)
+SETTINGS_BYTES_MAX = 200_000_000  # of any file of a model but its weights; the largest tokenizers have a tenth of it
 _PLAIN = re.compile(rf"\w[\w.+-]{{0,200}}\.(?:{'|'.join(_KINDS)})", re.ASCII)
 _BLOB = re.compile(r"\.\./\.\./blobs/([0-9a-f]{40}|[0-9a-f]{64})")
 
 
 def model_files(names: Iterable[str]) -> list[str]:
-    """Those of a folder's names that belong to a model, sorted."""
+    """Those of a folder's names that may belong to a model, sorted: of any number of safetensors files `weights` says which do."""
     return sorted(name for name in names if name in MODEL_FILES or (_PLAIN.fullmatch(name) and name not in _NOT_A_MODEL))
+
+
+def weights(folder: Path, names: Iterable[str], shards: Iterable[str] | None) -> list[str]:
+    """The files with a model's weights: the shards of its index, or model.safetensors where it has none (None). Some may be missing.
+
+    Raises UsageError for a folder with both, which is two models: the build would read one of them, and transformers the other.
+    """
+    if shards is None:
+        return [WEIGHTS]
+    shards = sorted(set(shards))
+    if WEIGHTS in names and shards != [WEIGHTS]:
+        facts = [("folder", str(folder)), ("first", WEIGHTS), ("second", f"the shards of {INDEX}")]
+        raise UsageError("the folder has two models", facts, "remove the one that is not meant")
+    return shards
 
 
 def adapter_files(names: Iterable[str]) -> list[str]:
@@ -44,7 +61,7 @@ def adapter_files(names: Iterable[str]) -> list[str]:
 
 
 def check(folder: Path, names: Iterable[str]) -> None:
-    """Raises UsageError unless each name stands for a regular file of the folder itself.
+    """Raises UsageError unless each name stands for a regular file of the folder itself, and only weights are large.
 
     A link may lead to another file of the folder, or from a snapshot in the Hub's cache to a blob of the same repository;
     any other link would take a file from elsewhere into what is published.
@@ -52,11 +69,11 @@ def check(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         path = f"{folder}{os.sep}{name}"
         try:
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
+            status, limit = os.lstat(path), None if name.endswith(".safetensors") else SETTINGS_BYTES_MAX
+            if stat.S_ISLNK(status.st_mode):
                 _check_link(folder, path)
-            if not stat.S_ISREG(mode):
-                regular.check(path)
+            if not stat.S_ISREG(status.st_mode) or not status.st_size or (limit is not None and status.st_size > limit):
+                regular.check(path, limit)
         except FileNotFoundError as error:
             raise UsageError(f"file not found: {name}", [("folder", str(folder))]) from error
 
