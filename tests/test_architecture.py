@@ -145,25 +145,25 @@ NUMBERS_OF = {  # what a rule's bytes depend on besides its own file
 SOURCES = {
     # rule: (VERSION, digest of its sources). After an edit: would the same action give other bytes? Then raise VERSION, add a line to
     # CHANGELOG under "Rebuilds", and pin both again. If not, pin the digest alone: `python -m tests.test_architecture` prints them.
-    "adapter": (1, "6e0ce651f226734e"),
+    "adapter": (1, "175e1a44dab2377e"),
     "apart": (1, "c1834831a2573c3b"),
-    "bisect": (1, "20aa2d668c5597c7"),
+    "bisect": (1, "b5d89936ee4fb611"),
     "check": (1, "e2a42ddd6832ae6e"),
-    "combine": (1, "977bff7b6e0e5d80"),
+    "combine": (1, "c62e202cf0aae9eb"),
     "dataset": (1, "96b6e5820d857257"),
-    "evaluate": (2, "d778871481783940"),
+    "evaluate": (2, "3977559a2a52890a"),
     "extract": (2, "d8af86e2d4b81c8d"),
-    "icl": (1, "1af7dbd8b5d14f22"),
+    "icl": (1, "c2df5f6907710c3f"),
     "judge": (2, "85c49687eae21a7e"),
-    "merge": (2, "e5eb118fe9812476"),
+    "merge": (2, "74c4177314426976"),
     "model": (1, "ae23783aba25faa7"),
-    "pack": (1, "0dca03e5166b56d5"),
+    "pack": (1, "0589ab6b190e03c6"),
     "pretrain": (1, "5dc8f014f538abfc"),
     "reference": (2, "2be1a8f61c91f9ad"),
-    "samples": (1, "7a63992296748541"),
-    "search": (1, "c247f9534622ee04"),
-    "train": (3, "4e4243f93b71fc6e"),
-    "tune": (2, "16143f99ffdf8fd6"),
+    "samples": (1, "94aecc44376239c9"),
+    "search": (1, "e78697475e91db68"),
+    "train": (3, "8ef85f23668ae390"),
+    "tune": (2, "37896a2c0526e6f7"),
 }
 
 
