@@ -36,8 +36,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
     if not given:
         raise BuildError("a row has nothing before its answer", hint="give it a prompt, or a message of the user's, to ask the model with")
     text = given if isinstance(given, str) else encode.render(tokenizer, given, generate=True)
-    found: list[int] = tokenizer(text, add_special_tokens=isinstance(given, str), verbose=False).input_ids
-    return found
+    return encode.token_ids(tokenizer, text, plain=isinstance(given, str))
 
 
 def _last_answer(messages: Sequence[dict[str, str]]) -> int:
@@ -86,7 +85,7 @@ def continuations(
         except Exception as error:  # numbers of the folder's own, which may fit neither each other nor the model
             raise BuildError("the model cannot go on from a prompt", [("reason", reason_of(error))], _HINT) from error
         for at, row in enumerate(rows):
-            texts[row] = str(tokenizer.decode(found[at, width:], skip_special_tokens=True)).strip()
+            texts[row] = encode.words(tokenizer, found[at, width:]).strip()
     return texts
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from buildsys import regular, strict
 from buildsys.errors import BuildError
-from buildsys.tensors import checkpoints, configuration, folders
+from buildsys.tensors import checkpoints, configuration, folders, tokens
 
 _BYTES_MAX = 100_000_000
 ATTENTION = ("sdpa", "eager")  # of transformers itself, on every device
@@ -83,8 +83,9 @@ def _generation(folder: Path) -> dict[str, Any] | None:
 def of_tokenizer(folder: Path) -> Iterator[Path]:
     """A folder with the tokenizer's files, and settings that choose nothing but one of transformers' own tokenizers.
 
-    Raises BuildError for a `tokenizer_class` that is something else of transformers.
+    Raises BuildError for a `tokenizer_class` that is something else of transformers, and for a tokenizer.json that lets texts grow.
     """
+    tokens.check_steps(folder)
     config, own = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
     special = _json(folder / "special_tokens_map.json")
     for given in (config, own):
