@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from buildsys.errors import BuildError
+from buildsys.examples import encode
 from buildsys.tensors import tokens
 from tests.checkpoints import tiny, tokenizer
 from tests.conftest import Project
@@ -107,3 +108,49 @@ def test_the_steps_of_ordinary_tokenizers_are_taken(tmp_path: Path) -> None:
     for given in ({"normalizer": llama}, {"normalizer": albert}, {"pre_tokenizer": gpt}, {"normalizer": None, "decoder": None}):
         edit(tokenizer(tmp_path, WORDS) / "tokenizer.json", given)
         tokens.check_steps(tmp_path)
+
+
+LARGE = [
+    "{{ ('x' * 3000000000) | length }}",
+    "{{ (3000000000 * 'x') | length }}",
+    "{{ ([1] * 3000000000) | length }}",
+    "{{ 9 ** (9 ** 9) }}",
+    "{% set x = messages | length * 9 %}{{ x ** (x ** 9) }}",
+    "{{ '%2000000000d' | format(1) | length }}",
+    "{{ ('%2000000000d' % 1) | length }}",
+    "{{ ('%*d' % (2000000000, 1)) | length }}",
+    "{{ '{:>2000000000}'.format(1) | length }}",
+    "{{ '{:>{w}}'.format(1, w=2000000000) | length }}",
+    "{{ 'x'.ljust(2000000000) | length }}",
+    "{{ 'x' | center(2000000000) | length }}",
+    "{{ 'x' | indent(2000000000, true) | length }}",
+    "{{ ('x' * 9000000).replace('x', 'y' * 9000000) | length }}",
+    "{{ ('x' * 9000000) | replace('x', 'y' * 9000000) | length }}",
+    "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
+]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("words")
+    return encode.load_tokenizer(str(tokenizer(folder, WORDS)), "2026-01-01")
+
+
+@pytest.mark.parametrize("template", LARGE)
+def test_a_template_makes_nothing_that_fills_the_memory(words: Any, template: str) -> None:
+    words.chat_template = template
+    with pytest.raises(BuildError) as refused:
+        encode.render(words, [{"role": "user", "content": "w1"}])
+    assert refused.value.headline == "the chat template cannot render a row"
+    assert refused.value.facts[0][1].startswith("SecurityError: ")
+
+
+def test_the_operators_and_filters_of_a_template_give_what_they_gave(words: Any) -> None:
+    words.chat_template = (
+        "{{ '-' * 3 }}{{ 2 ** 5 }}{{ 7 % 4 }}{{ 'a' + 'b' }}{{ ([1] + [2]) | length }}{{ '%s|%03d' % ('x', 5) }}{{ '%s' | format(1) }}"
+        "{{ 'a\nb' | indent(2) }}{{ 'x' | center(3) }}{{ 'aa' | replace('a', 'b') }}{{ 'aa'.replace('a', 'b', 1) }}{{ '{:>3}'.format(1) }}"
+        "{{ range(3) | join(',') }}{{ messages[0].content.strip() * 2 }}{{ 1.5 * 2 }}"
+        "{{ namespace(context=1, function=2000000, self=3, name=4).function }}"
+    )
+    expected = "---32" + "3" + "ab" + "2" + "x|005" + "1" + "a\n  b" + " x " + "bb" + "ba" + "  1" + "0,1,2" + "w1w1" + "3.0" + "2000000"
+    assert encode.render(words, [{"role": "user", "content": "w1"}]) == expected
