@@ -16,6 +16,7 @@ from buildsys import failures, rules
 from buildsys.errors import BuildError
 from buildsys.machine import cores
 from buildsys.running import Report, Request, facts_of, set_environment
+from buildsys.workers import FOLDER
 
 
 class InProcess:
@@ -50,6 +51,7 @@ def _restored() -> Iterator[None]:
     numbers, collecting, threads = random.getstate(), gc.isenabled(), _threads()
     sys.path[:] = [place for place in path if place not in ("", folder)]  # as for workers: no module of the project's for a library's
     gc.enable()
+    os.chdir(FOLDER)
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import os
 
 from buildsys import workers
 
+os.chdir(workers.FOLDER)
 gc.disable()  # a quarter of the time it takes to load libraries; workers turn it on
 for name in os.environ.pop(workers.PRELOAD, "").split():
     with contextlib.suppress(Exception):

@@ -47,13 +47,13 @@ def facts_of(request: Request, report: Report) -> dict[str, Any]:
         params = rule.Params(**request.parameters)
         progress = Progress(request.folder, report, request.settings, request.cache)
         facts: dict[str, Any] = rule.run(rules.Inputs(request.paths, request.digests), params, request.out, progress)
-    except BuildError:
+    except (KeyboardInterrupt, SystemExit, BuildError):
         raise
     except OSError as error:
         raise os_failure(error, "its rule could not go on") from error
     except MemoryError as error:
         raise BuildError("there is not enough memory", hint="use a smaller batch, or fewer jobs with -j") from error
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is not an Exception, and cannot be sent to the build
         raise failures.unexpected(error, "its rule stopped with an unexpected error") from error
     return facts
 

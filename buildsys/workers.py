@@ -27,6 +27,7 @@ from buildsys.machine import cores
 from buildsys.running import Report, Request, facts_of, set_environment
 
 PRELOAD = "BUILDSYS_PRELOAD"  # environment of `forkserver`: the modules that it loads
+FOLDER = "/"  # where workers run: libraries look into the current folder for settings and data, and the project's is somebody else's
 
 
 class WorkerDied(BuildError):
@@ -194,9 +195,10 @@ _words: Connection | None = None  # of this worker process, to its build
 
 
 def _begin(words: Connection) -> None:
-    """In a new worker: a process group of its own, no Ctrl-C, an end when the build ends."""
+    """In a new worker: a process group and a folder of its own, no Ctrl-C, an end when the build ends."""
     global _words
     _words = words
+    os.chdir(FOLDER)  # `multiprocessing` takes it to the folder of the build
     with contextlib.suppress(OSError):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -386,3 +386,11 @@ def test_two_builds_at_once_share_the_work(many: Project) -> None:
     built = [name for result in results for name, one in result["targets"].items() if one["state"] == "built"]
     assert sorted(built) == sorted(f"base-b{number}" for number in range(MANY))
     assert many.build().stderr == f"up to date ({MANY} targets)\n"
+
+
+def test_no_module_in_the_project_is_run_by_the_command_itself(declared: Project) -> None:
+    for name in ("blake3", "click", "dataclasses", "json", "numpy", "pydantic", "tomli", "tomllib", "typing", "yaml"):
+        declared.file(f"{name}.py").write_text(f"open({str(declared.root / 'HARM')!r}, 'w').write(__name__)\n")
+    ran = declared.build()
+    assert ran.code == 0, ran.stderr
+    assert not (declared.root / "HARM").exists()

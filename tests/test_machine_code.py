@@ -1,6 +1,9 @@
 """Compiled loops are kept in a folder of the user's own, and a damaged one costs a compilation, never a merge."""
 
+import json
 import os
+import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -176,3 +179,35 @@ def test_a_merge_gives_the_same_bytes_whatever_became_of_every_file(project: Pro
         assert merged() == expected
         assert len(list(place.iterdir())) == number
     assert not list(project.root.rglob("HARM"))
+
+
+# its settings
+
+
+@pytest.mark.parametrize("arguments", [("merged-m",), ("--debug", "merged-m"), ("show", "merged-m")], ids=" ".join)
+def test_a_projects_settings_of_numba_are_not_read(project: Project, home: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    project.buildfile(MERGE.format(method="ties"))
+    for name, values in {"base": [1.0, 2.0, 3.0], "one": [2.0, 2.0, 5.0], "two": [1.0, 4.0, 3.5]}.items():
+        checkpoint(project.root / name, {"w": values})
+    assert project.build("merged-m", env={"XDG_CACHE_HOME": str(tmp_path / "another")}).code == 0
+    merged = project.root / "cache/out/merged-m/model.safetensors"
+    expected = merged.read_bytes()
+    if arguments[0] != "show":
+        shutil.rmtree(project.root / "cache")
+    victim = project.file("victim")
+    victim.write_text("as it was")
+    locator = project.file("elsewhere/locator.py")
+    locator.write_text(f"open({str(victim)!r}, 'w').write('imported')\nclass Locator: pass\n")
+    settings = {"dump_annotation": 1, "dump_html": str(victim), "cpu_name": "generic", "debug_typeinfer": 1}
+    settings["cache_locator_classes"] = "locator.Locator"
+    project.file(".numba_config.yaml").write_text(json.dumps(settings))
+    ran = project.build(*arguments, env={"PYTHONPATH": os.pathsep.join([str(locator.parent), os.environ.get("PYTHONPATH", "")])})
+    assert ran.code == 0, ran.stderr
+    assert victim.read_text() == "as it was"
+    assert merged.read_bytes() == expected
+
+
+def test_numba_is_loaded_by_one_module_alone() -> None:
+    package = Path(machine_code.__file__).parents[1]
+    loading = re.compile(r"^\s*(?:import|from) (?:numba|llvmlite)\b", re.MULTILINE)
+    assert [path.name for path in package.rglob("*.py") if loading.search(path.read_text())] == ["machine_code.py"]

@@ -99,11 +99,23 @@ def test_a_quantized_model_is_refused(folder: Path) -> None:
 GENERATION: dict[str, dict] = {
     "code": {"custom_generate": "evil/repository", "trust_remote_code": True, "auto_map": {"generate": "evil.Evil"}},
     "a compiler": {"compile_config": {"backend": "evil"}},
+    "beams": {"num_beams": 3_000_000},
+    "groups of beams": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    "several answers": {"num_return_sequences": 3},
+    "other layers": {"dola_layers": "high"},
+    "a contrastive search": {"penalty_alpha": 0.6, "top_k": 4},
+    "an assistant": {"prompt_lookup_num_tokens": 3, "assistant_early_exit": 1},
+    "lengths": {"max_length": 1 << 60, "min_length": 1 << 60, "min_new_tokens": 1 << 60, "max_time": 0.0},
+    "a cache": {"cache_implementation": "static", "cache_config": {"max_cache_len": 1 << 40}},
+    "no tokens": {"pad_token_id": "x", "bos_token_id": {"a": 1}, "suppress_tokens": list(range(2_000))},
+    "no numbers": {"repetition_penalty": "x", "no_repeat_ngram_size": [1], "top_k": True},
+    "an output": {"return_dict_in_generate": True, "output_scores": True},
+    "unknown": {"x": {"y": 1}},
 }
 
 
 @pytest.mark.parametrize("name", GENERATION)
-def test_a_generation_config_chooses_no_code(folder: Path, name: str) -> None:
+def test_a_generation_config_chooses_no_code_and_no_other_way_to_generate(folder: Path, name: str) -> None:
     def words() -> list[int]:
         return models.load(folder).generate(torch.arange(4)[None], max_new_tokens=5, do_sample=False)[0].tolist()  # type: ignore[operator]
 
@@ -113,6 +125,20 @@ def test_a_generation_config_chooses_no_code(folder: Path, name: str) -> None:
     (folder / "custom_generate/generate.py").write_text(CODE.format(str(folder.parent / RAN)))
     assert words() == before
     assert not (folder.parent / RAN).exists()
+
+
+def test_a_config_that_asks_for_beams_changes_no_words(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    before = models.load(folder).generation_config
+    edit(folder, "config.json", {"num_beams": 4, "max_length": 1 << 60, "penalty_alpha": 0.6})
+    assert vars(models.load(folder).generation_config) == vars(before)
+
+
+def test_a_generation_config_keeps_what_chooses_among_tokens(folder: Path) -> None:
+    given = {"eos_token_id": [2, 3], "pad_token_id": 0, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
+    edit(folder, "generation_config.json", {**given, "temperature": 0.7, "do_sample": True})
+    config = models.load(folder).generation_config
+    assert {name: value for name, value in vars(config).items() if name in given} == given
 
 
 @pytest.mark.parametrize("base", ["evil/base", "../other"])

@@ -50,7 +50,7 @@ def _run(arguments: list[str], seen: dict[str, bytes] | None) -> int:
         return _fail(_usage(error), arguments)
     except BuildError as error:
         return _fail(error, arguments)
-    except Exception as error:
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             failure = os_failure(error, "the build could not go on")
             failure.__cause__ = error
@@ -58,7 +58,7 @@ def _run(arguments: list[str], seen: dict[str, bytes] | None) -> int:
         return _fail(_internal(error), arguments)
 
 
-def _internal(error: Exception) -> BuildError:
+def _internal(error: BaseException) -> BuildError:
     """An error of ours outside of any step, with its traceback in a log of the project's cache where there is one."""
     failure = failures.unexpected(error)
     root = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from buildsys.errors import BuildError
+from buildsys.errors import BuildError, reason_of
 from buildsys.examples import encode
 from buildsys.examples.rows import Row
 from buildsys.tensors import models
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 100  # sequences of one batch; fixed, because the last bits of a sum depend on the shape it is taken in
 _PROMPTS_AT_ONCE = 32  # for the same reason
+_HINT = "compare config.json and generation_config.json with those of the model that it was made from"
 
 
 def continuation(folder: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int, template_date: str) -> str:
@@ -35,8 +36,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
     if not given:
         raise BuildError("a row has nothing before its answer", hint="give it a prompt, or a message of the user's, to ask the model with")
     text = given if isinstance(given, str) else encode.render(tokenizer, given, generate=True)
-    found: list[int] = tokenizer(text, add_special_tokens=isinstance(given, str), verbose=False).input_ids
-    return found
+    return encode.token_ids(tokenizer, text, plain=isinstance(given, str))
 
 
 def _last_answer(messages: Sequence[dict[str, str]]) -> int:
@@ -53,7 +53,7 @@ def continuations(
 ) -> list[str]:
     """What the model says after each prompt, greedy at temperature 0; in batches of like length.
 
-    Raises BuildError for a prompt that leaves no room in the model's context.
+    Raises BuildError for a prompt that leaves no room in the model's context, and where the model cannot be asked.
     """
     context = models.context(model, 1 << 30)
     longest = max(map(len, prompts))
@@ -75,12 +75,17 @@ def continuations(
             mask[at, width - len(prompts[row]) :] = 1
         torch.manual_seed(seed + start)
         room = min(max_new_tokens, context - width)
-        with torch.inference_mode():
-            found = model.generate(  # type: ignore[operator]
-                ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room, pad_token_id=pad, **chosen
-            )
+        try:
+            with torch.inference_mode():
+                found = model.generate(  # type: ignore[operator]
+                    ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room, pad_token_id=pad, **chosen
+                )
+        except (MemoryError, BuildError):
+            raise
+        except Exception as error:  # numbers of the folder's own, which may fit neither each other nor the model
+            raise BuildError("the model cannot go on from a prompt", [("reason", reason_of(error))], _HINT) from error
         for at, row in enumerate(rows):
-            texts[row] = str(tokenizer.decode(found[at, width:], skip_special_tokens=True)).strip()
+            texts[row] = encode.words(tokenizer, found[at, width:]).strip()
     return texts
 
 

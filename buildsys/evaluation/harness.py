@@ -56,9 +56,9 @@ def scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Tas
                 torch_random_seed=task.seed,
                 fewshot_random_seed=task.seed,
             )
-        except BuildError:
+        except (KeyboardInterrupt, SystemExit, BuildError):
             raise
-        except Exception as error:  # whatever a task's definition makes of it
+        except BaseException as error:  # whatever a task's definition makes of it; a panic of the tokenizer's is not an Exception
             reason = str(error).strip().splitlines()
             facts = [(type(error).__name__, reason[0] if reason else "")]
             raise BuildError(f"lm_eval could not run task '{task.task}'", facts, "its log has the whole message") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +53,23 @@ def load_tokenizer(folder: str, template_date: str | None = None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     templates.set_clock(template_date)
-    try:
-        with settings.of_tokenizer(Path(folder)) as view:
-            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
-        ids = tokenizer("a word", add_special_tokens=False).input_ids
-    except (KeyboardInterrupt, SystemExit, BuildError):
-        raise
-    except BaseException as error:  # the tokenizers library raises nothing narrower for a file that it cannot read; a panic is no Exception
-        raise BuildError("the base has no tokenizer that can be loaded", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
-    if not ids:  # transformers makes an empty one where it finds no files
+    with _explained("the base has no tokenizer that can be loaded"), settings.of_tokenizer(Path(folder)) as view:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(view), local_files_only=True, trust_remote_code=False)
+        first = tokenizer("a word", add_special_tokens=False).input_ids
+    if not first:  # transformers makes an empty one where it finds no files
         raise BuildError("the base has no tokenizer that can be loaded", [("reason", "its vocabulary is empty")], _TOKENIZER_HINT)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _explained(headline: str) -> Iterator[None]:
+    """Raises BuildError for whatever the tokenizers library raises: nothing narrower, and a panic is not an Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, BuildError, deadline.Expired):
+        raise
+    except BaseException as error:
+        raise BuildError(headline, [("reason", reason_of(error))], _TOKENIZER_HINT) from error
 
 
 _TOKENIZER_HINT = "training and verification need tokenizer.json (or its kin) beside the weights; merging does not"
@@ -89,16 +96,16 @@ def answer(tokenizer: Tokenizer, row: Row, field: str, max_length: int) -> Answe
     """One sequence of a row: all of a `text`, every assistant turn of `messages`, else the answer after the prompt."""
     kind = shape(row)
     if kind == "text":
-        ids = _ids(tokenizer, row["text"], plain=True)
+        ids = token_ids(tokenizer, row["text"], plain=True)
         return _fitted(ids, [True] * len(ids), max_length)
     if kind == "messages":
         return _fitted(*_conversation(tokenizer, row["messages"]), max_length)
     if isinstance(row["prompt"], str):
-        head = _ids(tokenizer, row["prompt"], plain=True) if row["prompt"] else []
-        ids = _ids(tokenizer, row["prompt"] + row[field], plain=True)
+        head = token_ids(tokenizer, row["prompt"], plain=True) if row["prompt"] else []
+        ids = token_ids(tokenizer, row["prompt"] + row[field], plain=True)
     else:
-        head = _ids(tokenizer, render(tokenizer, row["prompt"], generate=True), plain=False)
-        ids = _ids(tokenizer, render(tokenizer, [*row["prompt"], *row[field]]), plain=False)
+        head = token_ids(tokenizer, render(tokenizer, row["prompt"], generate=True), plain=False)
+        ids = token_ids(tokenizer, render(tokenizer, [*row["prompt"], *row[field]]), plain=False)
     start = _common_prefix(head, ids)
     return _fitted(ids, [position >= start for position in range(len(ids))], max_length)
 
@@ -123,23 +130,31 @@ def render(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, generate
 
 
 def _conversation(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
-    ids = _ids(tokenizer, render(tokenizer, messages), plain=False)
+    ids = token_ids(tokenizer, render(tokenizer, messages), plain=False)
     scored = [False] * len(ids)
     for position, turn in enumerate(messages):
         if turn["role"] == "assistant":
-            before = _ids(tokenizer, render(tokenizer, messages[:position], generate=True), plain=False)
-            until = _ids(tokenizer, render(tokenizer, messages[: position + 1]), plain=False)
+            before = token_ids(tokenizer, render(tokenizer, messages[:position], generate=True), plain=False)
+            until = token_ids(tokenizer, render(tokenizer, messages[: position + 1]), plain=False)
             for token in range(_common_prefix(before, ids), _common_prefix(until, ids)):
                 scored[token] = True
     return ids, scored
 
 
-def _ids(tokenizer: Tokenizer, text: str, *, plain: bool) -> list[int]:
-    try:
-        ids: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
-    except Exception as error:  # as for its files: the library raises nothing narrower
-        raise BuildError("the tokenizer cannot encode a row", [("reason", reason_of(error))], _TOKENIZER_HINT) from error
-    return ids
+def token_ids(tokenizer: Tokenizer, text: str, *, plain: bool) -> list[int]:
+    """The token ids of a text; plain: with the tokens that the tokenizer adds, as for what no template has rendered.
+
+    Raises BuildError where the tokenizer cannot encode it.
+    """
+    with _explained("the tokenizer cannot encode a text"):
+        tokens: list[int] = tokenizer(text, add_special_tokens=plain, verbose=False).input_ids
+    return tokens
+
+
+def words(tokenizer: Tokenizer, tokens: Any) -> str:
+    """The text of token ids, without special tokens. Raises BuildError where the tokenizer cannot decode them."""
+    with _explained("the tokenizer cannot decode what the model said"):
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

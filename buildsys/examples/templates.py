@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from buildsys.errors import BuildError
+from buildsys.examples import limits
 
 FILES = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")  # of a model folder: where a template may stand
 _CLOCK = "strftime_now"
@@ -55,11 +56,14 @@ def _names_clock(template: str) -> bool:
 def set_clock(date: str | None) -> None:
     """From now on every chat template of this process is told midnight of a date, as YYYY-MM-DD; None: one that asks is refused.
 
+    Every template is limited from then on, too (`limits`).
+
     Raises BuildError where the installed transformers tells its templates the time in a way that is not known here.
     """
     from transformers.utils import chat_template_utils
 
     vars(chat_template_utils)["datetime"] = _Clock(date)
+    vars(chat_template_utils)["ImmutableSandboxedEnvironment"] = limits.environment()
     if date is None:
         return
     rendered: Any = chat_template_utils.render_jinja_template([[]], chat_template=f"{{{{ {_CLOCK}('%Y-%m-%d') }}}}")[0]

@@ -9,16 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy
-from numba import carray, types  # type: ignore[attr-defined]
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from buildsys.merging import kernels, processor
 from buildsys.merging.deltas import Deltas
 from buildsys.merging.entries import Entrywise, Rule
 from buildsys.tensors import formats
 from buildsys.tensors.arrays import Array
-from buildsys.tensors.machine_code import compiled
+from buildsys.tensors.machine_code import carray, cgutils, compiled, intrinsic, types
 from buildsys.tensors.vectors import Difference
 
 _BLOCK = 8192  # entries whose τ of a few vectors the second-level cache holds

@@ -2,6 +2,9 @@
 
 numba keeps them beside the package, as pickles that it opens unchecked: a damaged one ends a merge, or changes it, and whoever can write
 there can run code. Here a file holds the digest of its name and content; one that does not match is dropped, and the loop compiled again.
+
+numba also takes settings from a `.numba_config.yaml` in the current folder, when it is loaded and at each compilation: files to write,
+modules to import. A project is data, so whatever needs numba gets it from here, where that file is not looked for.
 """
 
 from __future__ import annotations
@@ -17,12 +20,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+with contextlib.chdir("/"):  # the name of its file of settings is a constant until it is loaded
+    import numba
+    from numba import carray, types  # type: ignore[attr-defined]
+    from numba.core import cgutils, config
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache
+    from numba.core.serialize import dumps
+    from numba.extending import intrinsic
+
 import llvmlite
-import numba
 import numpy
 from blake3 import blake3
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
-from numba.core.serialize import dumps
+
+__all__ = ["carray", "cgutils", "compiled", "intrinsic", "types"]
+
+if not hasattr(config, "_config_fname"):
+    raise ImportError("numba has another way to find its settings", name="numba")
+vars(config)["_config_fname"] = ""  # which exists nowhere
 
 BYTES_MAX = 64 << 20  # of one compiled loop; they are some hundred KB
 _SEAL = 32  # bytes of a digest

@@ -29,9 +29,10 @@ def deterministic(seed: int, threads: int) -> None:
 def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The model, in its own dtype unless told, on the accelerator if there is one. Every weight must come from the folder.
 
-    Which code runs is decided here, not by the folder: what attention it has decides the last bits of every number.
+    Which code runs is decided here, not by the folder: what attention it has decides the last bits of every number. So is how it
+    generates: one token after the other.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -58,6 +59,8 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     absent = sorted(set(loading["missing_keys"]) - set(model.all_tied_weights_keys))
     if absent:
         raise BuildError(f"tensor '{absent[0]}' is missing from the base", [("missing", str(len(absent)))])
+    if model.generation_config is not None:  # config.json may have settings for it, too
+        model.generation_config = GenerationConfig(**settings.generation(vars(model.generation_config)))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded

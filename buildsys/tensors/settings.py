@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from buildsys import regular, strict
 from buildsys.errors import BuildError
-from buildsys.tensors import checkpoints, configuration, folders
+from buildsys.tensors import checkpoints, configuration, folders, tokens
 
 _BYTES_MAX = 100_000_000
 ATTENTION = ("sdpa", "eager")  # of transformers itself, on every device
@@ -31,6 +32,9 @@ _LEFT_OUT = {  # at any depth of a config; matched without leading underscores a
     "base_model_pp_plan", "tp_plan", "adapter_kwargs", "name_or_path", "commit_hash", "compile_config", "task_specific_params",
 }  # fmt: skip
 _FILES = ("_file", "_files", "_path", "_dir")  # ends of the names of settings that name files
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")  # a token or several
+_TOKENS_MAX = 1_000
+_NUMBERS = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "no_repeat_ngram_size")
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
@@ -48,19 +52,40 @@ def of_model(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         value = config.get(name, config.get(f"_{name}"))
         if isinstance(value, str) and value in known:
             chosen[name] = value
-    settings = {"config.json": _data(config), "generation_config.json": _data(_json(folder / "generation_config.json"))}
+    settings = {"config.json": _data(config), "generation_config.json": _generation(folder)}
     index = "model.safetensors.index.json"
     weights = [file.name for file in checkpoints.weight_files(folder)]
     with _view(folder, [*weights, *([index] if (folder / index).exists() else [])], settings) as view:
         yield view, chosen
 
 
+def generation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that choose among tokens, as far as they are tokens and numbers: what ends a text, what is sampled from.
+
+    Left out is everything else: other algorithms (beams, assistants, other layers), lengths, caches, code.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in settings.items():
+        several = value if isinstance(value, list) else [value]
+        are_tokens = 0 < len(several) <= _TOKENS_MAX and all(type(one) is int and 0 <= one < 1 << 31 for one in several)
+        is_number = type(value) is int or (type(value) is float and math.isfinite(value))
+        if (name in _TOKENS and are_tokens) or (name in _NUMBERS and is_number):
+            kept[name] = value
+    return kept
+
+
+def _generation(folder: Path) -> dict[str, Any] | None:
+    own = _json(folder / "generation_config.json")
+    return None if own is None else generation(own)
+
+
 @contextlib.contextmanager
 def of_tokenizer(folder: Path) -> Iterator[Path]:
     """A folder with the tokenizer's files, and settings that choose nothing but one of transformers' own tokenizers.
 
-    Raises BuildError for a `tokenizer_class` that is something else of transformers.
+    Raises BuildError for a `tokenizer_class` that is something else of transformers, and for a tokenizer.json that lets texts grow.
     """
+    tokens.check_steps(folder)
     config, own = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
     special = _json(folder / "special_tokens_map.json")
     for given in (config, own):

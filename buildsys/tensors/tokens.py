@@ -16,6 +16,10 @@ _PLAIN = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")  # the 
 _BYTES_MAX = 200_000_000
 _ROW_MAX = (1 << 26) - 1  # the last row of the largest table of embeddings that a configuration may have
 _AGAIN = "download it again"
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # of a tokenizer.json: what a text goes through beside its model
+_STEPS_MAX = 64  # of one of them, and of the parts of a template
+_GROWTH_MAX = 4_096  # times its length, which the steps of one of them may give a text
+_GROWTH = {"ByteLevel": 2, "Precompiled": 8}  # characters for each one, at most as far as known; of what is not here one
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,43 @@ def parsed(data: bytes, template: str, file: Path) -> Tokens:
     added = {entry["content"]: entry["id"] for entry in _added_tokens(document, file)}
     own = {token: row for token, row in added.items() if token not in words}
     return Tokens({"vocab": words, "merges": joined}, own, max(words.values(), default=-1) + 1, template)
+
+
+def check_steps(folder: Path) -> None:
+    """Raises BuildError where a folder's tokenizer.json has steps without number, or such as would make a short text fill the memory."""
+    file = folder / "tokenizer.json"
+    data = _bytes(file)
+    document = {} if data is None else _json(data, file)
+    for name in _STEPS:
+        number, growth = 0, 1.0
+        pending = [document.get(name)]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, list):
+                pending += part
+            elif isinstance(part, dict):
+                number += "type" in part
+                growth *= _growth(part)
+                pending += [inner for inner in part.values() if isinstance(inner, (dict, list))]
+                number = max(number, *(len(part[key]) for key in ("single", "pair") if isinstance(part.get(key), list)), 0)
+            if number > _STEPS_MAX:
+                raise _odd(file, name, f"has more than {_STEPS_MAX} steps")
+            if growth > _GROWTH_MAX:
+                raise _odd(file, name, f"may make a text more than {_GROWTH_MAX:,} times as long")
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a text may be after a step as before it."""
+    kind, pattern = step.get("type"), step.get("pattern")
+    if kind == "Prepend":
+        return 1.0 + len(str(step.get("prepend", "")))
+    if kind != "Replace":
+        return _GROWTH.get(str(kind), 1)
+    content = len(str(step.get("content", "")))
+    constant = pattern.get("String") if isinstance(pattern, dict) else pattern
+    if isinstance(constant, str) and constant:
+        return max(1.0, content / len(constant))
+    return 1.0 + content  # an expression may match between any two characters
 
 
 def alike(one: Path, other: Path) -> bool:

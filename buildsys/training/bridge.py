@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from torch.nn import functional
 
 from buildsys.errors import BuildError
-from buildsys.examples.encode import Answer, answer, batch
+from buildsys.examples.encode import Answer, answer, batch, token_ids
 from buildsys.examples.rows import Row, shape
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _together(tokenizer: Tokenizer, rows: Sequence[Row], max_length: int) -> tup
 
 def _joined(tokenizer: Tokenizer, alone: Sequence[Answer], max_length: int) -> Answer:
     """Plain rows one after another, an empty line between them, one token that begins a text."""
-    between: list[int] = tokenizer("\n\n", add_special_tokens=False).input_ids
+    between = token_ids(tokenizer, "\n\n", plain=False)
     ids, scored = list(alone[0].ids), list(alone[0].scored)
     for one in alone[1:]:
         start = 1 if one.ids[0] == tokenizer.bos_token_id else 0
