@@ -41,6 +41,13 @@ class Project:
     def buildfile(self, text: str) -> None:
         self.file("Buildfile.toml").write_text(text)
 
+    def share(self, cache: Path) -> None:
+        """Use the cache of another project through a link, as after `build cache trust`."""
+        from buildsys.store.cache import Cache
+
+        (self.root / "cache").symlink_to(cache)
+        Cache.open(self.root / "cache", consented=True).projects.add()
+
     def build(self, *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None) -> Ran:
         found = subprocess.run(
             [sys.executable, "-m", "buildsys", *arguments],

@@ -209,15 +209,10 @@ def test_the_cache_itself_may_be_a_link(copy: Project, tmp_path: Path) -> None:
     assert copy.build().stderr == "up to date (3 targets)\n"
 
 
-@pytest.mark.parametrize("kind", ["another project's cache", "an empty folder"])
-def test_a_link_that_a_clone_brings_is_not_written_through_until_the_user_agrees(
-    built: Path, copy: Project, tmp_path: Path, kind: str
-) -> None:
+def test_a_link_into_the_cache_of_another_project_is_not_followed_until_the_user_agrees(built: Path, copy: Project, tmp_path: Path) -> None:
+    """A clone can bring one."""
     victim = tmp_path / "victim"
-    if kind == "an empty folder":
-        victim.mkdir()
-    else:
-        shutil.copytree(built / "cache", victim, symlinks=True)
+    shutil.copytree(built / "cache", victim, symlinks=True)
     before = tree(victim)
     shutil.rmtree(copy.root / "cache")
     (copy.root / "cache").symlink_to(victim)
@@ -231,6 +226,14 @@ def test_a_link_that_a_clone_brings_is_not_written_through_until_the_user_agrees
     assert tree(victim) == before
     assert copy.build("cache", "trust", "--yes").code == 0
     assert copy.build().code == 0
+
+
+def test_a_link_to_an_empty_folder_is_a_cache_elsewhere(copy: Project, tmp_path: Path) -> None:
+    shutil.rmtree(copy.root / "cache")
+    (tmp_path / "elsewhere").mkdir()
+    (copy.root / "cache").symlink_to(tmp_path / "elsewhere")
+    assert copy.build().code == 0
+    assert copy.build("status").stdout == FRESH
 
 
 def test_second_names_of_files_elsewhere_are_not_written_to(copy: Project, tmp_path: Path) -> None:

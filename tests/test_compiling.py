@@ -192,7 +192,7 @@ def test_a_mirrored_loss_is_the_same_at_the_other_side_of_the_base_with_answers_
 
 
 def test_a_kernel_that_is_not_installed_is_named(project: Project, built: Project) -> None:
-    (project.root / "cache").symlink_to(built.root / "cache")
+    project.share(built.root / "cache")
     said = failed(project, "use_liger_kernel = true")
     assert said.startswith("error: vector-later: use_liger_kernel needs the package liger-kernel\n")
 

@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(project: Project, trained: Path) -> Callable[[str], Project]:
-    (project.root / "cache").symlink_to(trained)
+    project.share(trained)
 
     def declared(merges: str, verify: str = "coefficients = [1.0]") -> Project:
         declare(project, verify, AGAINST + merges)

@@ -240,7 +240,7 @@ def test_settings_that_change_nothing_leave_it_fresh(built: Project, setting: st
 @pytest.mark.parametrize("train", ['objective = "sft"', 'optimizer = "apollo-mini", keep = { rows = "kept.jsonl" }', 'optimizer = "adamw"'])
 def test_objectives_and_optimizers_train_to_the_same_bytes_twice(project: Project, built: Project, train: str) -> None:
     declare(project, train=train)
-    (project.root / "cache").symlink_to(built.root / "cache")  # the base is there already
+    project.share(built.root / "cache")  # the base is there already
     first = project.build("vector-later", "--json").json()["targets"]["vector-later"]
     again = project.build("vector-later", "--json", "--force").json()["targets"]["vector-later"]
     assert (first["state"], again["state"]) == ("built", "built")
@@ -249,7 +249,7 @@ def test_objectives_and_optimizers_train_to_the_same_bytes_twice(project: Projec
 
 def test_rows_that_are_too_long_are_cut_at_the_left_and_counted(project: Project, built: Project) -> None:
     declare(project, train="max_length = 24")
-    (project.root / "cache").symlink_to(built.root / "cache")
+    project.share(built.root / "cache")
     ran = project.build("vector-later", "--json")
     facts = ran.json()["targets"]["vector-later"]["facts"]
     assert 0 < facts["rows_cut"] <= facts["rows"]
@@ -259,7 +259,7 @@ def test_rows_that_are_too_long_are_cut_at_the_left_and_counted(project: Project
 
 def test_a_loss_that_is_no_number_fails_the_target(project: Project, built: Project) -> None:
     declare(project, train="learning_rate = 1e30")
-    (project.root / "cache").symlink_to(built.root / "cache")
+    project.share(built.root / "cache")
     ran = project.build("vector-later", "-q")
     assert ran.code == 1
     assert ran.stderr.startswith(("error: vector-later: the loss is not finite\n", "error: vector-later: tensor '"))
@@ -405,7 +405,7 @@ def test_a_model_saved_without_its_prefix_trains_verifies_and_merges(project: Pr
 
 def test_unusual_line_separators_inside_a_row_are_text(project: Project, built: Project) -> None:
     declare(project)
-    (project.root / "cache").symlink_to(built.root / "cache")
+    project.share(built.root / "cache")
     lines = rows(120).splitlines()
     odd = json.loads(lines[0])
     odd["prompt"][0]["content"] = "one\u2028two\u0085three"
@@ -416,7 +416,7 @@ def test_unusual_line_separators_inside_a_row_are_text(project: Project, built: 
 
 def test_control_sets_of_any_name_are_measured(project: Project, built: Project) -> None:
     declare(project)
-    (project.root / "cache").symlink_to(built.root / "cache")
+    project.share(built.root / "cache")
     text = (project.root / "Buildfile.toml").read_text()
     project.buildfile(text.replace("min_gain = 0.0", 'control = { rows = "others.jsonl" }'))
     project.file("others.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in CORPUS.split("\n\n")[:20]))

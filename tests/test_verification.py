@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(project: Project, trained: Path) -> Callable[[str, str], Project]:
     """Declares a verification in a project of its own whose base and vector are made already."""
-    (project.root / "cache").symlink_to(trained)
+    project.share(trained)
 
     def declared(verify: str, more: str = "") -> Project:
         declare(project, verify, more)

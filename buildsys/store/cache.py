@@ -47,11 +47,11 @@ class Cache:
     def open(cls, folder: Path, *, consented: bool = False) -> Cache:
         """Raises BuildError for a folder that something else made, for a link in it, and for another format of ours.
 
-        consented  True where the user has agreed to a link that `folder` is: a clone may bring one
+        consented  True where the user has agreed to a link that `folder` is, into a cache of another project: a clone may bring one
         """
         opening.check(folder)
         cache = cls(folder)
-        if folder.is_symlink() and not consented and not cache.projects.known():
+        if folder.is_symlink() and not consented and (folder / "FORMAT").exists() and not cache.projects.known():
             raise opening.unknown_link(folder)
         return cache
 
