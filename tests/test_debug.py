@@ -241,6 +241,7 @@ verify = { rows = "rows.jsonl", judge = "judges:stops", coefficients = [1.0] }
     assert "on the terminal" in ran.stdout
     assert "verified-a is not verified" in ran.stderr  # nothing was gained: the two models are one
     project.file("judges.py").write_text(JUDGES + "\n")
+    assert project.build("allow", env=env).code == 0
     ran = project.build("--debug", "--json", "verified-a", env=env, stdin="c\n" * 4)
     assert ran.json()["exit"] == 1
     assert "on the terminal" in ran.stderr
