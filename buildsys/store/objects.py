@@ -52,9 +52,17 @@ class Objects:
         return sorted(name for name in names if files.is_digest(name))
 
     def intact(self, digest: Digest, size: int, observer: Observer) -> bool:
-        """True where the object is there and its bytes are those of its name; hashed again only where its seal is broken."""
-        found = observer.signature(self.place(digest))
-        return bool(found) and observer.size(self.place(digest)) == size and (self._sealed(digest, found) or self.verified(digest))
+        """True where the object is there and its bytes are those of its name; hashed again only where its seal is broken.
+
+        Raises BuildError for a link.
+        """
+        place = self.place(digest)
+        found = observer.signature(place)
+        if self._sealed(digest, found):
+            return observer.size(place) == size
+        if os.path.islink(place):
+            raise files.linked(place)
+        return bool(found) and observer.size(place) == size and self.verified(digest)
 
     def problem(self, digest: Digest, size: int, observer: Observer) -> str | None:
         """Why an object cannot be used, in a few words, or None."""
@@ -80,6 +88,8 @@ class Objects:
         digest, size = known or files.digest(file, follow=False), os.lstat(file).st_size
         path = self.path(digest)
         files.make_folder(path.parent)
+        if os.path.islink(path):
+            raise files.linked(path)
         if os.path.lexists(path) and (os.lstat(path).st_size != size or not self.verified(digest)):
             self.set_aside(digest)  # hashed, seal or no seal: whoever made these bytes again may have had a reason
         if os.path.lexists(path):  # the same bytes are there already, perhaps not yet on the disk
