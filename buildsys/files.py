@@ -276,14 +276,14 @@ def below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def is_plain_tree(folder: Path | str) -> bool:
-    """True for a folder of folders and of files that have no other name; whoever writes there by name reaches nothing else."""
+    """True for a folder of nothing but folders and files: whoever opens what is in it leaves it by no link, and waits for no pipe.
+
+    A file may have a second name, as a backup of hard links gives it: what is written there is written as a new file.
+    """
     if not stat.S_ISDIR(os.lstat(folder).st_mode):
         return False
-    for entry in below(folder):
-        status = entry.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
-            return False
-    return True
+    modes = (entry.stat(follow_symlinks=False).st_mode for entry in below(folder))
+    return all(stat.S_ISDIR(mode) or stat.S_ISREG(mode) for mode in modes)
 
 
 def remove(path: Path | str) -> None:

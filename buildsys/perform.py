@@ -23,6 +23,7 @@ from buildsys.store.records import Artifact, Files
 from buildsys.training import resuming
 
 _TICK_SECONDS = 0.025  # longer than the step of a fine file clock
+_COARSE_TICK_SECONDS = 2.1  # and of one that counts whole seconds
 
 
 class Performer:
@@ -85,11 +86,13 @@ class Performer:
     def _signatures(self, step: Step) -> dict[str, bytes]:
         """The signature of every file of the user's that a step reads in place, directly or through an artifact that refers to it.
 
-        Waits until a further write would move it. Raises BuildError where a file does not hold what was planned.
+        Waits until a further write would move it, as long as a step of the file clock can be: a time in the future, or a file that is
+        written to without end, is not waited for. Raises BuildError where a file does not hold what was planned.
         """
         paths = {str(path) for source in step.sources() for path in self._stage.outside_files(source)}
         signatures = {path: signature(path) for path in paths}
-        while any(racy(one, time.time_ns()) for one in signatures.values()):
+        deadline = time.monotonic() + _COARSE_TICK_SECONDS
+        while any(racy(one, time.time_ns()) for one in signatures.values()) and time.monotonic() < deadline:
             time.sleep(_TICK_SECONDS)
             signatures = {path: signature(path) for path in paths}
         for path, found in signatures.items():

@@ -750,6 +750,30 @@ def test_a_cache_is_bound_to_the_secret_of_an_environment_variable(copy: Project
     assert ran.stderr.startswith("error: the cache is bound to the secret in $CI_SECRET, which is not set\n")
 
 
+def test_a_cache_whose_secret_is_gone_is_bound_to_another(copy: Project, tmp_path: Path, stranger: dict[str, str]) -> None:
+    """The way out that the error names works."""
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name * 10)
+        (tmp_path / name).chmod(0o640)
+    assert copy.build("cache", "trust", "--secret", str(tmp_path / "first"), "--yes", env=stranger).code == 0
+    (tmp_path / "first").unlink()
+    ran = copy.build("status", env=stranger)
+    assert (ran.code, ran.stderr) == (
+        1,
+        f"error: the cache is bound to the secret in {tmp_path}/first, which does not exist\nhint: build cache trust --secret FILE\n",
+    )
+    assert copy.build("cache", "trust", "--secret", str(tmp_path / "second"), "--yes", env=stranger).code == 0
+    assert copy.build("status", env=stranger).stdout == FRESH
+
+
+def test_check_of_a_target_leaves_nothing_in_the_folder_for_temporary_files(
+    copy: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("temporary")
+    assert copy.build("check", "merged-m", env={"TMPDIR": str(place)}).code == 0
+    assert list(place.iterdir()) == []
+
+
 # other disks
 
 

@@ -259,6 +259,15 @@ def test_a_file_from_the_future_is_hashed_once(chain: World) -> None:
     assert str(chain.root / "a.txt") in (chain.root / "cache/stat.jsonl").read_text()
 
 
+def test_an_input_from_a_clock_that_was_ahead_is_built_all_the_same(chain: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time of change lies in the future, and would for hours: nobody can set it back but the clock."""
+    chain.write("a.txt", "ahead")
+    ahead, real = 3600 * SECOND, time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - ahead)
+    assert chain.build(["first"]).targets["first"].state == "built"
+    assert chain.texts()["first"] == "ahead"
+
+
 def test_after_the_machine_stopped_unflushed_objects_are_believed_only_once_hashed(chain: World) -> None:
     """A record from another boot, whose object has the right size and timestamp but lost its bytes."""
     step = chain.plan().steps["third"]

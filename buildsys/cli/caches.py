@@ -17,9 +17,8 @@ from buildsys.cli import project as projects
 from buildsys.cli import say
 from buildsys.cli.command_line import INVOCATION, command, debug_option, folder_option, json_option, say_notices, show_data
 from buildsys.errors import BuildError, UsageError, aligned
-from buildsys.store import checking, secret, trusting
+from buildsys.store import checking, opening, secret, trusting
 from buildsys.store.cache import Cache
-from buildsys.store.opening import EARLIER
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -83,7 +82,7 @@ def _problems(number: int) -> str:
 
 
 def _check_target(project: projects.Project, pattern: str, as_json: bool) -> None:
-    from buildsys import permission, reproduce
+    from buildsys import permission, reproduce, workers
 
     plan = planning.make(project.graph, project.cache, project.observer, (pattern,))
     say_notices(project)
@@ -92,10 +91,15 @@ def _check_target(project: projects.Project, pattern: str, as_json: bool) -> Non
     project.cache.prepare()
     data: dict[str, Any] = {}
     lines: list[str] = []
-    for name in plan.selected:
-        compared = reproduce.compare(plan, project.cache, project.observer, name, _Seldom(name).of_step, debug=INVOCATION.debug)
-        data[name] = {step: {field: value for field, value in vars(one).items() if value} for step, one in compared.items()}
-        for step, one in compared.items():
+    compared = {}
+    try:
+        for name in plan.selected:
+            compared[name] = reproduce.compare(plan, project.cache, project.observer, name, _Seldom(name).of_step, debug=INVOCATION.debug)
+    finally:
+        workers.leave_nothing()
+    for name, steps in compared.items():
+        data[name] = {step: {field: value for field, value in vars(one).items() if value} for step, one in steps.items()}
+        for step, one in steps.items():
             lines.append(f"{step}: {one.state}{f'  {one.recorded[:16]}' if one.state == 'same' else ''}")
             lines += aligned([(file, f"{old[:16] or 'none'} → {new[:16] or 'none'}") for file, (old, new) in (one.differs or {}).items()])
             lines += aligned([("made on", one.made_on), ("made here", one.made_here)]) if one.state == "not comparable" else []
@@ -123,13 +127,13 @@ def trust(file: str | None, variable: str | None, yes: bool, folder: str, as_jso
         raise UsageError("--secret and --secret-env exclude each other", hint="a cache has one secret")
     if not path.exists():
         raise UsageError(f"{path} does not exist yet", hint="build something first")
-    Cache.open(path, consented=True)
+    opening.check(path)  # before the secret is asked for: another one may be bound because it cannot be used any more
     if file is not None or variable is not None:
         secret.bind(path, file=Path(os.path.abspath(Path(folder) / file)) if file is not None else None, environment=variable)
     store = Cache.open(path, consented=True)
     linked = path.is_symlink() and not store.projects.known()
     foreign = trusting.foreign(store)
-    earlier = (path / "FORMAT").exists() and (path / "FORMAT").read_text() == EARLIER
+    earlier = (path / "FORMAT").exists() and (path / "FORMAT").read_text() == opening.EARLIER
     if not foreign.number() and not earlier and not linked:
         show_data({"exit": 0, "adopted": {}, "left": []}, ["everything in cache/ carries your mark"], as_json)
         return

@@ -54,7 +54,7 @@ def _read(root: Path, cache: Cache, seen: dict[str, bytes] | None = None) -> Pro
 
 def remember(project: Project, patterns: Sequence[str], found: plan.Plan) -> None:
     """Let the next run answer from `stat` alone, if this plan found nothing to do and nothing is too young to be trusted."""
-    if not found.nothing_to_do() or project.observer.any_racy():
+    if not found.nothing_to_do() or project.observer.any_racy() or not project.cache.marks.usable:
         return
     with contextlib.suppress(OSError):  # who may only read the cache asks the plan each time
         fresh.remember(str(project.cache.folder), list(patterns), up_to_date(found), project.observer.observed, project.cache.marks)

@@ -60,7 +60,7 @@ def foreign(cache: Cache) -> Foreign:
 
 
 def partial_folders(cache: Cache) -> list[Path]:
-    """Where killed trainings have left something: folders named for keys, without links or second names of other files."""
+    """Where killed trainings have left something: folders named for keys, without links or pipes."""
     entries = [entry for entry in files.entries(cache.folder / "partial") if files.is_digest(entry.name)]
     return [Path(entry.path) for entry in entries if files.is_plain_tree(entry.path)]
 
