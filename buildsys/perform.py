@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 
-from buildsys import files, machine, outside, rules
+from buildsys import files, machine, outside, rules, trees
 from buildsys.errors import BuildError, os_failure
 from buildsys.graph import Folder, Step
 from buildsys.measurements import FOLDER as MEASURED
@@ -48,7 +48,7 @@ class Performer:
                 if not forced:
                     refuse_foreign_training(step, key, self._cache)
                 made = self._made(step, resolved, report, forced)
-                files.remove(self._cache.partial(key))
+                trees.remove(self._cache.partial(key))
                 return made, True
         except OSError as error:
             raise os_failure(error, f"{step.name} could not be stored") from error
@@ -58,9 +58,9 @@ class Performer:
         started = time.monotonic()
         partial = self._cache.partial(key)
         if forced:
-            files.remove(partial)  # a forced run begins at the beginning
-        if os.path.lexists(partial) and not files.is_plain_tree(partial):
-            files.remove(partial)
+            trees.remove(partial)  # a forced run begins at the beginning
+        if os.path.lexists(partial) and not trees.is_plain_tree(partial):
+            trees.remove(partial)
         files.make_folder(partial)
         log = self._cache.log(key)
         files.write_whole(log, b"", flush=False)

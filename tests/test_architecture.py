@@ -29,7 +29,7 @@ LAYERS = [
     ("hub", "measurements", "failures"),
     ("configuration",),
     ("files", "progress"),
-    ("action", "deadline", "lines", "machine", "marks", "regular", "strict"),
+    ("action", "deadline", "lines", "machine", "marks", "regular", "strict", "trees"),
     ("errors",),
     ("terminal",),
 ]
@@ -166,11 +166,11 @@ SOURCES = {
     "merge": (2, "f0ed4df7d5a37d19"),
     "model": (2, "2a817c6aae7109a2"),
     "pack": (1, "fba887f075f12a1b"),
-    "pretrain": (1, "04370d7e6a4d4548"),
+    "pretrain": (1, "b3818a96d63f788e"),
     "reference": (2, "705cb0568a3a7088"),
     "samples": (1, "24c21ab5e982a7b9"),
     "search": (1, "4bc08f370f9a115f"),
-    "train": (3, "2cb7293fa23e5fb2"),
+    "train": (3, "c5b539f25bf00991"),
     "tune": (2, "d070591b08c0eec8"),
 }
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildsys import files, measurements
+from buildsys import files, measurements, trees
 from buildsys.action import Action, Digest
 from buildsys.errors import BuildError, os_failure
 from buildsys.marks import Marks
@@ -238,7 +238,7 @@ class Cache:
                 self.objects.remove_folder(copy)
         for entry in list(files.entries(self.folder / "locks")):
             if not entry.is_file(follow_symlinks=False):
-                files.remove(entry.path)
+                trees.remove(entry.path)
             else:
                 locks.sweep(Path(entry.path))
         for path in (self.history.path, self.folder / stat_cache.NAME):

@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from buildsys import files
+from buildsys import files, trees
 from buildsys.action import Digest
 from buildsys.store.fresh import signature
 from buildsys.store.observe import Observer, identity
@@ -129,11 +129,11 @@ class Objects:
     def remove_folder(self, folder: Path) -> None:
         """Take away a folder in which there may be links to objects, and keep the seals of these."""
         with suppress(OSError):
-            for entry in files.below(folder):
+            for entry in trees.below(folder):
                 status = entry.stat(follow_symlinks=False)
                 if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
                     self._unlink(entry.path, (status.st_ino, status.st_dev & 0xFFFFFFFFFFFFFFFF))
-        files.remove(folder)
+        trees.remove(folder)
 
     def _unlink(self, path: str, inode: tuple[int, int]) -> None:
         with self._links:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildsys import files, measurements, strict
+from buildsys import files, measurements, strict, trees
 from buildsys.errors import BuildError
 from buildsys.store import generations
 from buildsys.store.cache import Cache
@@ -62,7 +62,7 @@ def foreign(cache: Cache) -> Foreign:
 def partial_folders(cache: Cache) -> list[Path]:
     """Where killed trainings have left something: folders named for keys, without links or pipes."""
     entries = [entry for entry in files.entries(cache.folder / "partial") if files.is_digest(entry.name)]
-    return [Path(entry.path) for entry in entries if files.is_plain_tree(entry.path)]
+    return [Path(entry.path) for entry in entries if trees.is_plain_tree(entry.path)]
 
 
 def adopt(cache: Cache, found: Foreign, values_of: ValuesOf, report: Report) -> Adoption:

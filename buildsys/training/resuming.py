@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from buildsys import files, strict
+from buildsys import files, strict, trees
 from buildsys.marks import Marks, without_mark
 
 _COMPLETE = "complete"  # written last into a checkpoint: one without it was cut off
@@ -39,7 +39,7 @@ def remove_cut_off(folder: Path, marks: Marks) -> None:
     """Take away what a killed run left half-written, and what somebody else put there."""
     for checkpoint in checkpoints(folder):
         if not _sealed(checkpoint, marks):
-            files.remove(checkpoint)
+            trees.remove(checkpoint)
 
 
 def foreign(folder: Path, marks: Marks) -> list[Path]:
